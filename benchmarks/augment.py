@@ -1,0 +1,92 @@
+"""SimCLR views per second on one core, beside lightly's transforms of the same strengths.
+
+python benchmarks/augment.py [--json]
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import selftaught.encoders._torchvision  # noqa: F401  (before lightly, which imports torchvision)
+import torch
+from _timing import Row, compare, main
+from lightly.transforms.simclr_transform import SimCLRTransform, SimCLRViewTransform
+from PIL import Image
+
+from selftaught.batch import Batch
+from selftaught.modality.image import ImageModality
+from selftaught.modality.image.decode import decode
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def natural(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """A picture with the 1/f spectrum of natural ones: noise summed over octaves, with edges."""
+    total = np.zeros((height, width, 3))
+    for octave in range(7):
+        small = Image.fromarray(rng.integers(0, 256, (2**octave + 1, 2**octave + 1, 3), dtype=np.uint8))
+        total += (np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)) - 127.5) / 2 ** (0.6 * octave)
+    total += 60 * np.sign(total.mean(-1, keepdims=True))
+    return Image.fromarray(np.clip(total / 2 + 127.5, 0, 255).astype(np.uint8))
+
+
+def batch_of(pictures: list[np.ndarray], step: int) -> Batch:
+    """Pictures [C, H, W] in the corners of one canvas."""
+    sizes = torch.tensor([x.shape[1:] for x in pictures])
+    canvas = torch.zeros(len(pictures), 3, *sizes.amax(0).tolist(), dtype=torch.uint8)
+    for row, x in zip(canvas, pictures):
+        row[:, : x.shape[1], : x.shape[2]] = torch.from_numpy(x)
+    return Batch({"pixels": canvas, "size": sizes}, torch.arange(len(pictures)), seed=0, step=step)
+
+
+def small_pictures() -> Row:
+    """One view of 32-px pictures that are in memory, decoded."""
+    rng = np.random.default_rng(0)
+    pictures = [natural(rng, 32, 32) for _ in range(256)]
+    batch = batch_of([np.array(x).transpose(2, 0, 1) for x in pictures], step=0)
+    modality = ImageModality(32, 3, MEAN, STD)
+    view = modality.contrastive_view()
+    peer = SimCLRViewTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
+    return compare(
+        "SimCLR view, 32 px, from memory",
+        lambda: modality.view(batch, view, stream=1),
+        lambda: torch.stack([peer(x) for x in pictures]),
+        "pictures/s",
+        len(pictures),
+        repeats=15,
+    )
+
+
+def large_pictures() -> Row:
+    """Two views of 224 px from JPEG bytes of about 500 x 375, decoding included on both sides."""
+    rng = np.random.default_rng(0)
+    files = []
+    for i in range(24):
+        file = io.BytesIO()
+        natural(rng, *((500, 375) if i % 3 else (375, 500))).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    modality = ImageModality(224, 3, MEAN, STD)
+    view = modality.contrastive_view()
+    peer = SimCLRTransform(input_size=224)
+
+    def ours() -> list[torch.Tensor]:
+        batch = batch_of([decode(x) for x in files], step=0)
+        return [modality.view(batch, view, stream) for stream in (1, 2)]
+
+    def theirs() -> list[torch.Tensor]:
+        views = [peer(Image.open(io.BytesIO(x)).convert("RGB")) for x in files]
+        return [torch.stack(pair) for pair in zip(*views)]
+
+    return compare("two SimCLR views, 224 px, from JPEG", ours, theirs, "pictures/s", len(files), repeats=5)
+
+
+def rows() -> Iterator[Row]:
+    torch.set_num_threads(1)
+    yield small_pictures()
+    yield large_pictures()
+
+
+if __name__ == "__main__":
+    main(rows())

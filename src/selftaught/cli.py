@@ -1,0 +1,105 @@
+"""The command line: one verb a public function, made from its signature."""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from selftaught import __version__, api
+from selftaught.errors import UserError
+
+VERBS = ("pretrain", "evaluate", "finetune", "predict", "embed", "inspect", "report", "tasks", "demo")
+_POSITIONAL = {"run", "data"}
+_PLACEHOLDER = {"<class 'int'>": "N", "int": "N", "<class 'float'>": "X", "float": "X", "pathlib.Path": "PATH"}
+
+
+def _verb(name: str) -> Callable[..., Any]:
+    """The public function with types that a command line can give: what may be anything in Python is a path here."""
+    function = getattr(api, name)
+    parameters = []
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        parameters.append(parameter.replace(annotation=_argument(parameter), kind=inspect.Parameter.KEYWORD_ONLY))
+
+    def call(**arguments: Any) -> tuple[str, Any]:
+        return name, function(**arguments)
+
+    call.__name__, call.__doc__ = (
+        name,
+        function.__doc__,
+    )  # not functools.wraps: tyro would follow it to the wrapped types
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    return call
+
+
+def _shown(default: Any) -> str:
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _argument(parameter: inspect.Parameter) -> Any:
+    """The type of one argument, with the field's name as the placeholder in the help."""
+    kind, default = parameter.annotation, parameter.default
+    positional = parameter.name in _POSITIONAL or parameter.name == "name"
+    if kind is Any:
+        kind = str if default is inspect.Parameter.empty else str | None
+    hint = "" if default in (None, (), inspect.Parameter.empty) else f"(default: {_shown(default)})"
+    metavar = parameter.name.upper() if positional else _PLACEHOLDER.get(str(kind).removesuffix(" | None"), "NAME")
+    if kind == Sequence[str]:
+        kind = tyro.conf.UseAppendAction[tuple[str, ...]]
+    elif kind == Sequence[float]:
+        kind, metavar = tuple[float, ...], "SHARE"
+    marks = (
+        [tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)]
+        if kind is not bool
+        else [tyro.conf.FlagCreatePairsOff]
+    )
+    if positional:
+        marks.append(tyro.conf.Positional)
+    return Annotated[(kind, *marks)]
+
+
+def _show(verb: str, result: Any) -> None:
+    """The result on standard output: a path, or a table."""
+    if verb == "tasks":
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("task", "family", "data", "needs", "paper", box=None, pad_edge=False)
+        for row in result:
+            table.add_row(*row.values())
+        Console().print(table)
+    elif isinstance(result, Path):
+        print(result)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments in (["--version"], ["-V"]):
+        print(__version__)
+        return 0
+    if not arguments:
+        arguments = ["--help"]
+    try:
+        verb, result = tyro.extras.subcommand_cli_from_dict(
+            {name: _verb(name) for name in VERBS},
+            prog="selftaught",
+            description="Pretrain on unlabelled data, see what it was worth, fine-tune with few labels.",
+            args=arguments,
+        )
+        _show(verb, result)
+    except UserError as error:
+        print(f"selftaught: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""What a data set is like before any training: counts, bad files, duplicates, leaks, and which pretext tasks suit it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from selftaught import rng
+from selftaught.data.images import ImageSource
+from selftaught.data.similar import dhash, groups, near_pairs, thumbnails
+from selftaught.errors import UserError
+
+_LISTED = 100  # groups, leaks and skipped files that are named; all are counted
+_ROTATION_SAMPLES = 3000
+_ROTATION_FLOOR = 0.30  # four-way accuracy below which orientation cannot be told; chance is 0.25
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A sample of the audited data that also lies, exactly or nearly, in the other data."""
+
+    name: str
+    other: str
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What `audit` found; `to_json` gives it as plain JSON values.
+
+    samples, skipped_count, exact_extra (copies beyond the first of each group) and near_count (samples with a near
+    duplicate that is not an exact one) count everything; the lists beside them name at most the first 100.
+    classes: samples by class; unlabelled: samples whose label is unknown (all, where there are no labels).
+    height, width: (smallest, median, largest) pixels as stored. flat: pictures of one even grey or colour.
+    rotation_accuracy: how often a linear model tells unseen 16 x 16 thumbnails' four rotations apart (chance 0.25);
+        None below 40 samples.
+    leaks, leak_exact, leak_near: samples also found in the other source, where one was given.
+    """
+
+    samples: int
+    channels: int
+    classes: dict[str, int]
+    unlabelled: int
+    height: tuple[int, int, int]
+    width: tuple[int, int, int]
+    sizes: int
+    skipped_count: int
+    skipped: list[tuple[str, str]]
+    flat: int
+    exact_extra: int
+    exact: list[list[str]]
+    near_count: int
+    near: list[list[str]]
+    rotation_accuracy: float | None
+    other_samples: int | None = None
+    leak_exact: int = 0
+    leak_near: int = 0
+    leaks: tuple[Leak, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def audit(source: ImageSource, other: ImageSource | None = None) -> Audit:
+    """Look at every picture of `source` once and, for leaks, of `other` (say, the training data of a test set).
+
+    Exact duplicates have equal content hashes; for near ones see `similar.near_pairs`.
+    """
+    if other is not None and other.kind != source.kind:
+        raise UserError(f"an audit of {source.kind} data cannot look for leaks from {other.kind} data")
+    n = len(source)
+    small, large = thumbnails(source, (8, 9), (16, 16))
+    codes = dhash(small)
+    i, j = near_pairs(codes, large)
+    differ = source.hashes[i] != source.hashes[j]
+    exact = _equal_groups(source.hashes)
+    near = groups(n, i[differ], j[differ])
+    counts = _class_counts(source)
+    height, width = source.sizes[:, 0], source.sizes[:, 1]
+    names = source.names
+    return Audit(
+        samples=n,
+        channels=source.channels,
+        classes=counts,
+        unlabelled=n - sum(counts.values()),
+        height=(int(height.min()), int(np.median(height)), int(height.max())),
+        width=(int(width.min()), int(np.median(width)), int(width.max())),
+        sizes=len(np.unique(source.sizes, axis=0)),
+        skipped_count=len(source.skipped),
+        skipped=[(name, reason) for name, reason in source.skipped[:_LISTED]],
+        flat=int((large.max(axis=(1, 2)) - large.min(axis=(1, 2)) < 1).sum()),
+        exact_extra=sum(len(group) - 1 for group in exact),
+        exact=[[names[k] for k in group[:_LISTED]] for group in exact[:_LISTED]],
+        near_count=len(np.unique(np.concatenate([i[differ], j[differ]]))),
+        near=[[names[k] for k in group[:_LISTED]] for group in near[:_LISTED]],
+        rotation_accuracy=rotation_accuracy(large),
+        **({} if other is None else _leaks(source, other, codes, large)),
+    )
+
+
+def _class_counts(source: ImageSource) -> dict[str, int]:
+    if source.labels is None:
+        return {}
+    counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes))
+    return {name: int(count) for name, count in zip(source.classes, counts)}
+
+
+def _equal_groups(hashes: np.ndarray) -> list[list[int]]:
+    order = np.argsort(hashes, kind="stable")
+    cuts = np.flatnonzero(np.diff(hashes[order])) + 1
+    return sorted(group.tolist() for group in np.split(order, cuts) if len(group) > 1)
+
+
+def _leaks(source: ImageSource, other: ImageSource, codes: np.ndarray, large: np.ndarray) -> dict[str, Any]:
+    n = len(source)
+    small_there, large_there = thumbnails(other, (8, 9), (16, 16))
+    i, j = near_pairs(np.concatenate([codes, dhash(small_there)]), np.concatenate([large, large_there]))
+    across = (i < n) & (j >= n)
+    twin = dict(zip(i[across][::-1].tolist(), (j[across][::-1] - n).tolist()))
+    where = {int(h): k for k, h in reversed(list(enumerate(other.hashes)))}
+    same = {k: where[int(h)] for k, h in enumerate(source.hashes) if int(h) in where}
+    near = {k: v for k, v in twin.items() if k not in same}
+    found = [Leak(source.names[k], other.names[v], True) for k, v in sorted(same.items())[:_LISTED]]
+    found += [Leak(source.names[k], other.names[v], False) for k, v in sorted(near.items())[:_LISTED]]
+    return {
+        "other_samples": len(other),
+        "leak_exact": len(same),
+        "leak_near": len(near),
+        "leaks": tuple(found),
+    }
+
+
+def rotation_accuracy(grey: np.ndarray) -> float | None:
+    """How often ridge regression tells which of 0, 90, 180, 270 degrees unseen square thumbnails were turned by.
+
+    grey: [N, s, s]. Up to 3000 of them, half to fit and half to test; each half holds all four turns of its pictures.
+    None below 40 pictures. A network sees more than this linear model: the figure is a lower bound.
+    """
+    if len(grey) < 40:
+        return None
+    chosen = grey[rng.permutation(len(grey), len(grey))[:_ROTATION_SAMPLES]].astype(np.float64)
+    chosen -= chosen.mean(axis=(1, 2), keepdims=True)
+    chosen /= chosen.std(axis=(1, 2), keepdims=True) + 1.0
+    half = len(chosen) // 2
+    fit_x, fit_y = _turned(chosen[:half])
+    test_x, test_y = _turned(chosen[half:])
+    gram = fit_x.T @ fit_x + len(fit_x) * 0.1 * np.eye(fit_x.shape[1])
+    weights = np.linalg.solve(gram, fit_x.T @ (np.eye(4)[fit_y] - 0.25))
+    return float(((test_x @ weights).argmax(axis=1) == test_y).mean())
+
+
+def _turned(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x = np.concatenate([np.rot90(grey, k, axes=(1, 2)).reshape(len(grey), -1) for k in range(4)])
+    return x, np.repeat(np.arange(4), len(grey))
+
+
+def suits(found: Audit) -> list[tuple[str, bool, str]]:
+    """(pretext, suits, reason) for each image pretext: what the data allows, not which is best."""
+    side = min(found.height[1], found.width[1])
+    unique = found.samples - found.exact_extra
+    enough = unique >= 300
+    many = f"{unique} different pictures" + ("" if enough else "; contrast needs a few hundred")
+    wide = side >= 16
+    patches = f"{side} px on the short side" + ("" if wide else "; patches to hide need 16 or more")
+    turns = found.rotation_accuracy
+    if turns is None:
+        rotation = (False, f"{found.samples} pictures are too few to tell whether they have an upright side")
+    elif turns >= _ROTATION_FLOOR:
+        rotation = (True, f"pictures have an upright side: a linear model tells four rotations apart in {turns:.0%}")
+    else:
+        rotation = (
+            False,
+            f"no upright side is visible: a linear model tells four rotations apart in {turns:.0%} (chance 25%)",
+        )
+    return [
+        *((name, enough, many) for name in ("simclr", "moco", "byol", "vicreg", "dino")),
+        ("mae", wide and unique >= 100, patches if unique >= 100 else f"{unique} different pictures; 100 are needed"),
+        ("rotation", *rotation),
+    ]

@@ -1,0 +1,254 @@
+"""One entry for whatever the user has: open_data."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset
+
+from selftaught.data import arrays, tables
+from selftaught.data.cache import cache_root, free_bytes, show_bytes
+from selftaught.data.images import EqualStore, ImageSource
+from selftaught.data.listing import Listing, labels_from_folders, number_labels, scan_folder
+from selftaught.data.loaders import MIN_SIDE, DatasetLoader, FileLoader, Loader, pixel_hash
+from selftaught.data.prepare import (
+    FORMAT,
+    Limit,
+    Prepared,
+    Progress,
+    estimate_bytes,
+    list_direct,
+    open_prepared,
+    prepare,
+    prepared_bytes,
+)
+from selftaught.data.shards import expand_braces, list_shards
+from selftaught.data.source import Source
+from selftaught.errors import UserError
+
+PICTURE_SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".mpo",
+    ]
+)
+_KINDS = "a folder, a .txt, .csv, .tsv or .parquet list of paths, a .npy or .npz file, .tar shards"
+
+
+def _silent(*_: Any) -> None:
+    pass
+
+
+def open_data(
+    data: Any,
+    *,
+    cache: Path | Literal[False] | None = None,
+    short_side: int | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    max_bad: float = 0.05,
+    say: Callable[[str], None] = _silent,
+    progress: Progress = _silent,
+) -> Source:
+    """Open pictures, whatever holds them.
+
+    data: a folder (read recursively; class folders give labels), a .txt, .csv, .tsv or .parquet list of paths, a .npy
+        or .npz file, a .tar, a folder of them or `shard-{0000..0009}.tar`, a NumPy array or tensor, a pair
+        (array, labels), or a map-style torch Dataset of pictures or (picture, label).
+    cache: folder for prepared data; None: $SELFTAUGHT_CACHE or ~/.cache/selftaught/prepared; False: no cache, decode
+        at every fetch. Where the default folder's disk is too small, the same is done and said.
+    short_side: pictures whose short side is larger are stored with this one (files and Datasets; arrays stay).
+    path_column, label_column: of a table, where they are not called path or label.
+    max_bad: share of unusable samples above which opening fails.
+    say: told, in one line each, what is written, reused or left out. progress: called with (done, total).
+
+    Raises UserError where the data cannot be read, too much of it is bad or fewer than two pictures are usable.
+    """
+    options = _Options(cache, short_side, max_bad, say, progress)
+    if isinstance(data, str | os.PathLike):
+        return _open_path(str(data), options, path_column, label_column)
+    if isinstance(data, tuple) and len(data) == 2:
+        return _open_array(_array(data[0]), _array(data[1]), "the array", say)
+    if isinstance(data, np.ndarray | torch.Tensor):
+        return _open_array(_array(data), None, "the array", say)
+    if isinstance(data, Dataset):
+        return _open_dataset(data, options)
+    raise UserError(f"data of type {type(data).__name__} cannot be opened; pass {_KINDS}, an array or a torch Dataset")
+
+
+class _Options:
+    """The arguments of open_data that are about reading, together."""
+
+    def __init__(
+        self,
+        cache: Path | Literal[False] | None,
+        short_side: int | None,
+        max_bad: float,
+        say: Callable[[str], None],
+        progress: Progress,
+    ) -> None:
+        if short_side is not None and short_side < MIN_SIDE:
+            raise UserError(f"short side of {short_side} pixels is below {MIN_SIDE}; use the training size or more")
+        self.cache, self.short_side, self.max_bad, self.say, self.progress = cache, short_side, max_bad, say, progress
+
+
+def _open_path(data: str, options: _Options, path_column: str | None, label_column: str | None) -> Source:
+    path = Path(data).expanduser()
+    suffix = path.suffix.lower()
+    if suffix in arrays.SUFFIXES and path.is_file():
+        return _open_array(*arrays.load_array(path), str(path), options.say)
+    if not path.exists() and "{" in data and suffix == ".tar":
+        listing = list_shards(path, expand_braces(str(path)), PICTURE_SUFFIXES)
+    elif not path.exists():
+        raise UserError(f"{data} does not exist; pass {_KINDS}")
+    elif path.is_dir():
+        listing = _list_folder(path, options.say)
+    elif suffix in tables.SUFFIXES:
+        listing = tables.list_table(path, path_column=path_column, label_column=label_column)
+    elif suffix == ".tar":
+        listing = list_shards(path, [path], PICTURE_SUFFIXES)
+    elif suffix in PICTURE_SUFFIXES:
+        raise UserError(f"{data} is one image only; pass a folder or list of many pictures")
+    else:
+        raise UserError(f"{data} is of no known kind ('{suffix}'); pass {_KINDS}")
+    for note in listing.notes:
+        options.say(note)
+    return _open_listing(listing, options)
+
+
+def _list_folder(root: Path, say: Callable[[str], None]) -> Listing:
+    stamps, skipped, others = scan_folder(root, PICTURE_SUFFIXES | {".tar"})
+    pictures = [stamp for stamp in stamps if not stamp[0].lower().endswith(".tar")]
+    if stamps and not pictures:
+        return list_shards(root, [root / name for name, _, _ in stamps], PICTURE_SUFFIXES)
+    if not pictures and not skipped:
+        held = ", ".join(
+            f"{n} {suffix or 'without suffix'}" for suffix, n in sorted(others.items(), key=lambda o: -o[1])[:5]
+        )
+        raise UserError(
+            f"no picture in {root} (" + (f"it holds {held}" if held else "it is empty") + "); "
+            "pictures end in .jpg, .png, .webp, .bmp, .gif, .tif or .ppm; "
+            "lists, arrays and shards are passed as the file itself"
+        )
+    if len(stamps) > len(pictures):
+        say(f"{len(stamps) - len(pictures)} .tar beside the pictures in {root} are not read; pass them by themselves")
+    names = [name for name, _, _ in pictures]
+    labels, classes, note = labels_from_folders(names)
+    return Listing(
+        root,
+        names,
+        [root / name for name in names],
+        pictures,
+        labels=labels,
+        classes=classes,
+        skipped=skipped,
+        notes=[note] if note else [],
+    )
+
+
+def _open_listing(listing: Listing, options: _Options) -> Source:
+    limit = Limit(options.max_bad, listing.skipped, len(listing) + len(listing.skipped), str(listing.root))
+    if not limit.total:
+        raise UserError(f"no picture in {listing.root}; pass {_KINDS}")
+    limit.check([], limit.total if not len(listing) else 0)
+    loader = FileLoader(listing, options.short_side)
+    key = f"image{FORMAT}-{options.short_side or 'full'}-{listing.key()}"
+    return _finish(_prepared(loader, key, limit, options), listing, options)
+
+
+def _open_dataset(dataset: Dataset[Any], options: _Options) -> Source:
+    if isinstance(dataset, IterableDataset):
+        raise UserError(
+            f"{type(dataset).__name__} is an IterableDataset, which cannot be indexed; pass a map-style Dataset"
+        )
+    try:
+        n = len(dataset)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        raise UserError(f"{type(dataset).__name__} has no length; pass a map-style Dataset with __len__") from None
+    if not n:
+        raise UserError(f"{type(dataset).__name__} is empty; pass a Dataset with pictures")
+    loader = DatasetLoader(dataset, n, options.short_side)
+    prepared = _prepared(loader, None, Limit(options.max_bad, [], n, type(dataset).__name__), options)
+    labels, classes = number_labels(loader.labels)
+    listing = Listing(Path(type(dataset).__name__), loader.names, [], [], labels=labels, classes=classes)
+    return _finish(prepared, listing, options)
+
+
+def _prepared(loader: Loader, key: str | None, limit: Limit, options: _Options) -> Prepared:
+    """From the cache if it is there, into it if there is room, else without one."""
+    if options.cache is False:
+        return list_direct(loader, limit, options.progress)
+    root = cache_root(options.cache)
+    if key is not None and (found := open_prepared(root / key, len(loader))) is not None:
+        limit.check(found.skipped, limit.total)
+        options.say(f"using prepared cache {root / key} ({show_bytes(prepared_bytes(root / key))})")
+        return found
+    expected = estimate_bytes(loader)
+    if options.cache is None and expected * 1.1 > (free := free_bytes(root)):
+        options.say(
+            f"no prepared cache: it would take about {show_bytes(expected)}, {root} has {show_bytes(free)} to spare; "
+            "pictures are decoded at every use (slower); name a folder on another disk with --cache"
+        )
+        return list_direct(loader, limit, options.progress)
+    return prepare(loader, root, key, limit, expected=expected, say=options.say, progress=options.progress)
+
+
+def _finish(prepared: Prepared, listing: Listing, options: _Options) -> Source:
+    kept = prepared.kept
+    if len(kept) < 2:
+        raise UserError(f"{listing.root} holds one image only; pass a folder or list of many pictures")
+    prepared.skipped[:0] = listing.skipped  # in place: the direct store adds to this list
+    if prepared.skipped:
+        name, reason = prepared.skipped[0]
+        options.say(f"{len(prepared.skipped)} samples left out, the first {name}: {reason}")
+    return ImageSource(
+        prepared.store,
+        names=[listing.names[i] for i in kept] if len(kept) < len(listing) else listing.names,
+        hashes=prepared.hashes,
+        sizes=prepared.shapes[:, 1:],
+        channels=prepared.channels,
+        labels=None if listing.labels is None else listing.labels[kept],
+        classes=listing.classes,
+        skipped=prepared.skipped,
+    )
+
+
+def _array(x: Any) -> np.ndarray:
+    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+
+
+def _open_array(x: np.ndarray, labels: np.ndarray | None, name: str, say: Callable[[str], None]) -> Source:
+    pixels = arrays.to_pictures(x, name)
+    n, channels, height, width = pixels.shape
+    if n < 2:
+        raise UserError(f"{name} holds one image only; pass many pictures")
+    if min(height, width) < MIN_SIDE:
+        raise UserError(f"{name} holds pictures of {width} x {height} pixels; at least {MIN_SIDE} a side are needed")
+    numbers, classes = (None, []) if labels is None else number_labels(arrays.to_labels(labels, n))
+    say(f"{n} pictures of {width} x {height} from {name}")
+    return ImageSource(
+        EqualStore(pixels),
+        names=[f"item {i}" for i in range(n)],
+        hashes=np.fromiter((pixel_hash(picture) for picture in pixels), np.uint64, n),
+        sizes=np.full((n, 2), (height, width), np.int32),
+        channels=channels,
+        labels=numbers,
+        classes=classes,
+        skipped=[],
+    )

@@ -1,0 +1,114 @@
+"""Near duplicates among many pictures: perceptual hashes, and a search that never compares all pairs."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from selftaught.data.images import ImageSource
+
+MAX_DISTANCE = 3  # bits of 64 in which near duplicates may differ
+MIN_CORRELATION = 0.98  # between their 16 x 16 thumbnails: the hash alone confuses plain pictures (digits, textures)
+MIN_CONTRAST = 4.0  # standard deviation in grey levels below which a thumbnail says nothing
+_BANDS = 4  # MAX_DISTANCE + 1: two codes that differ in 3 bits agree in one of four bands (pigeonhole)
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
+_PIXELS = 2**22  # canvas pixels handled at a time
+_PAIRS = 2**22  # pairs compared at a time
+
+
+def area_matrix(length: Tensor, n: int, canvas: int) -> Float[Tensor, "b n canvas"]:
+    """Weights that average `length` [B] pixels (the first of `canvas`) into n cells of equal width."""
+    pixel = torch.arange(canvas, dtype=torch.float32)
+    width = length[:, None, None].float() / n
+    start = torch.arange(n)[None, :, None] * width
+    overlap = torch.minimum(pixel + 1, start + width) - torch.maximum(pixel, start)
+    return overlap.clamp(min=0) / width
+
+
+def thumbnails(source: ImageSource, *shapes: tuple[int, int]) -> list[np.ndarray]:
+    """Grey float32 [N, h, w] of 0..255 for each wanted (h, w), by area averaging of the whole picture."""
+    out = [np.empty((len(source), *shape), np.float32) for shape in shapes]
+    for index in _batches(source):
+        batch = source.fetch(index)
+        x = batch["pixels"].float()
+        grey = x[:, 0] if x.shape[1] == 1 else torch.einsum("bchw,c->bhw", x, torch.tensor(_GREY))
+        for result, (h, w) in zip(out, shapes):
+            rows = area_matrix(batch["size"][:, 0], h, grey.shape[1])
+            columns = area_matrix(batch["size"][:, 1], w, grey.shape[2])
+            result[index] = (rows @ grey @ columns.mT).numpy()
+    return out
+
+
+def _batches(source: ImageSource) -> Iterator[np.ndarray]:
+    """All positions, in groups of similar height whose canvas stays small."""
+    order = np.lexsort((source.sizes[:, 1], source.sizes[:, 0])) if len(np.unique(source.sizes, axis=0)) > 1 else None
+    order = np.arange(len(source)) if order is None else order
+    start = 0
+    while start < len(order):
+        n = 1024
+        while n > 1 and np.prod(source.sizes[order[start : start + n]].max(axis=0).astype(np.int64)) * n > _PIXELS:
+            n //= 2
+        yield order[start : start + n]
+        start += n
+
+
+def dhash(grey: np.ndarray) -> np.ndarray:
+    """64-bit difference hash uint64 [N] of grey thumbnails [N, 8, 9]: is each cell's right neighbour brighter?"""
+    bits = (grey[:, :, 1:] > grey[:, :, :-1]).reshape(len(grey), 64)
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+
+
+def near_pairs(codes: np.ndarray, grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs (i, j), i < j, of near duplicates, int64 each, in order.
+
+    codes: uint64 [N] from dhash; grey: other thumbnails [N, h, w] of the same pictures. A pair is near where its codes
+    differ in at most MAX_DISTANCE bits and its thumbnails correlate with at least MIN_CORRELATION. Pictures without
+    contrast have no pair. Codes are grouped by each of four 16-bit bands: only pictures that share one are compared.
+    """
+    flat = grey.reshape(len(grey), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    useful = np.flatnonzero(flat.std(axis=1) >= MIN_CONTRAST)
+    flat[useful] /= np.linalg.norm(flat[useful], axis=1, keepdims=True)
+    found = [np.empty((2, 0), np.int64)]
+    for band in range(_BANDS):
+        value = (codes[useful] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
+        order = useful[np.argsort(value, kind="stable")]
+        bounds = np.flatnonzero(np.diff(np.sort(value))) + 1
+        for left, right in _bucket_pairs(np.concatenate([[0], bounds, [len(order)]])):
+            i, j = order[left], order[right]
+            close = np.bitwise_count(codes[i] ^ codes[j]) <= MAX_DISTANCE
+            i, j = i[close], j[close]
+            alike = np.einsum("nd,nd->n", flat[i], flat[j]) >= MIN_CORRELATION
+            found.append(np.stack([i, j])[:, alike])
+    unique = np.unique(np.sort(np.concatenate(found, axis=1), axis=0), axis=1)
+    return unique[0], unique[1]
+
+
+def groups(n: int, i: np.ndarray, j: np.ndarray) -> list[list[int]]:
+    """Connected groups of 2 and more among n samples, from pairs (i, j); by their first member."""
+    _, part = connected_components(coo_array((np.ones(len(i), bool), (i, j)), shape=(n, n)), directed=False)
+    member = np.flatnonzero(np.bincount(part)[part] > 1)
+    order = member[np.argsort(part[member], kind="stable")]
+    cuts = np.flatnonzero(np.diff(part[order])) + 1
+    return sorted(group.tolist() for group in np.split(order, cuts) if len(group))
+
+
+def _bucket_pairs(bounds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of positions within each range bounds[k] .. bounds[k+1], many ranges at a time, memory bounded."""
+    sizes = np.diff(bounds)
+    position = np.arange(bounds[-1])
+    end = np.repeat(bounds[1:], sizes)
+    partners = end - position - 1  # position p is paired with p+1 .. end
+    start = 0
+    total = np.concatenate([[0], np.cumsum(partners)])
+    while start < len(position):
+        stop = max(start + 1, int(np.searchsorted(total, total[start] + _PAIRS, side="right")) - 1)
+        count = partners[start:stop]
+        left = np.repeat(position[start:stop], count)
+        step = np.arange(len(left)) - np.repeat(total[start:stop] - total[start], count)
+        yield left, left + 1 + step
+        start = stop

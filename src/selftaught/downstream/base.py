@@ -1,0 +1,58 @@
+"""What every downstream task is: the shape of a pretext task, and predictions."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from selftaught.batch import Batch, Step
+from selftaught.encoders import Encoder
+from selftaught.errors import UserError
+from selftaught.modality.base import Modality
+
+
+class Downstream(nn.Module, ABC):
+    """An encoder, a head for the task, and the supervised loss; trained by the same loop as pretext tasks."""
+
+    splits_batch: ClassVar[bool] = True
+    supervised: ClassVar[bool] = True
+
+    def __init__(self, encoder: Encoder, modality: Modality) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.modality = modality
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Step:
+        """Loss and metrics of a labelled batch."""
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> Tensor:
+        """Predictions for a batch, without randomness."""
+
+    def after_step(self, progress: float) -> None:  # noqa: B027  # the loop calls it for every task
+        """Nothing to do after a step."""
+
+
+def freeze(encoder: Encoder, mode: str) -> list[nn.Module]:
+    """Freeze what `mode` says: "full" nothing, "head" the encoder, "lastK" all but its last K blocks.
+
+    Returns the modules that are wholly frozen: they must stay in evaluation mode, or BatchNorm would still move.
+    """
+    if mode == "full":
+        return []
+    if mode == "head":
+        first = encoder.depth + 1
+    elif mode.startswith("last") and mode[4:].isdigit() and int(mode[4:]) > 0:
+        first = encoder.depth - int(mode[4:])
+    else:
+        raise UserError(f"mode '{mode}' is unknown; use full, head or lastK, such as last2")
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(encoder.layer_of(name) >= first)
+    leaves = [m for m in encoder.modules() if next(m.parameters(recurse=False), None) is not None]
+    return [m for m in leaves if not any(p.requires_grad for p in m.parameters(recurse=False))]
+
+
+def describe(mode: str) -> dict[str, Any]:
+    """Default optimiser settings of a mode: a fresh head alone bears a larger step than a whole network."""
+    return {"lr": 3e-3 if mode == "head" else 1e-3, "weight_decay": 0.05, "warmup": 0.1}

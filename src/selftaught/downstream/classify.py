@@ -1,0 +1,48 @@
+"""Classification: a linear layer on the pooled features, trained with cross-entropy."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from selftaught.batch import Batch, Step
+from selftaught.downstream.base import Downstream, freeze
+from selftaught.encoders import Encoder
+from selftaught.modality.base import Modality
+
+
+class Classify(Downstream):
+    """Encoder and linear classifier; the light view (crop and flip) in training unless only the head is trained."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """classes: their number. mode: "full", "head" or "lastK" (see `freeze`). smoothing: of the labels."""
+
+        classes: int
+        mode: str = "full"
+        smoothing: float = 0.0
+
+    def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
+        super().__init__(encoder, modality)
+        self.config = config
+        self.head = nn.Linear(encoder.width, config.classes)
+        self.frozen = freeze(encoder, config.mode)
+
+    def train(self, mode: bool = True) -> "Classify":
+        """Frozen layers stay in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Step:
+        assert batch.labels is not None
+        x = self.modality.view(batch, self.modality.light_view(), stream=1)
+        logits = self.head(self.encoder(x).pooled)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.smoothing)
+        return Step(loss, {"accuracy": (logits.argmax(1) == batch.labels).float().mean()})
+
+    def predict(self, batch: Batch) -> Float[Tensor, "b k"]:
+        """Class probabilities."""
+        return self.head(self.encoder(self.modality.plain(batch)).pooled).float().softmax(1)

@@ -1,0 +1,28 @@
+"""Exponential moving average of a module's weights: averaged encoders, momentum encoders, teachers."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA(nn.Module):
+    """A copy whose parameters follow `module` as decay·own + (1 - decay)·module; it takes no gradient.
+
+    Buffers (BatchNorm statistics) are copied, not averaged: they are running averages already.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.module = copy.deepcopy(module).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, decay: float | None = None) -> None:
+        """Follow `module` by one step."""
+        weight = 1 - (self.decay if decay is None else decay)
+        own: list[Tensor] = list(self.module.parameters())
+        new: list[Tensor] = [p.detach() for p in module.parameters()]
+        torch._foreach_lerp_(own, new, weight)
+        for mine, other in zip(self.module.buffers(), module.buffers(), strict=True):
+            mine.copy_(other)

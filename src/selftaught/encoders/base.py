@@ -1,0 +1,50 @@
+"""What every encoder offers, whatever kind of data it reads."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from selftaught.batch import Encoded
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """All that is needed to build an encoder again.
+
+    name: a small encoder of our own (`resnet10_x0.5`, `vit_micro` ...) or any timm model name.
+    size, channels: the pictures it reads, in pixels and planes.
+    weights: None (random), a local file (.safetensors, or .pth read without executing code), or "timm" to take the
+        weights timm publishes under that name, which needs the network.
+    drop_path: stochastic depth rate, where the architecture has it.
+    """
+
+    name: str
+    size: int
+    channels: int = 3
+    weights: str | None = None
+    drop_path: float = 0.0
+
+
+class Encoder(nn.Module):
+    """inputs -> Encoded(tokens [B, N, D], pooled [B, width], valid).
+
+    abilities: what a pretext task may ask for beyond `forward(inputs)`:
+        "keep": `forward(inputs, keep)` with keep int64 [B, K] encodes only those tokens, so that masked tokens cost
+        nothing; `grid` (rows, columns) and `patch` (side in pixels) are then set.
+    """
+
+    config: EncoderConfig
+    width: int
+    token_width: int
+    abilities: frozenset[str] = frozenset()
+    grid: tuple[int, int] = (0, 0)
+    patch: int = 0
+    depth: int = 1
+
+    def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Encoded:
+        """Encode a batch; `keep` only where "keep" is among the abilities."""
+        raise NotImplementedError
+
+    def layer_of(self, name: str) -> int:
+        """Depth of the parameter called `name`, 0 (input) to `depth` (output): what layer-wise decay counts by."""
+        raise NotImplementedError

@@ -1,0 +1,79 @@
+"""From a config to an encoder, and the automatic choice for data and machine."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from selftaught.encoders.base import Encoder, EncoderConfig
+from selftaught.encoders.timm_models import build_timm
+from selftaught.errors import UserError
+
+
+def choose(size: int, device: str, needs: frozenset[str] = frozenset()) -> str:
+    """An encoder that learns within the hour on this machine: small on a CPU, the field's usual ones on a GPU."""
+    if "keep" in needs:
+        return "vit_micro" if device == "cpu" else ("vit_mini" if size <= 64 else "vit_small_patch16_224")
+    if device == "cpu":
+        return "resnet10_x0.5" if size <= 64 else "resnet10"
+    return "resnet18" if size <= 64 else "resnet50"
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, or of a .pth that holds nothing but tensors.
+
+    Raises UserError where the file is missing, broken, or would have to execute code to be read.
+    """
+    if not path.is_file():
+        raise UserError(f"weights '{path}' is not a file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
+        raise UserError(f"weights '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # the unpickler's error class is private to torch's weights_only reader
+        raise UserError(
+            f"weights '{path}' is a pickle that holds more than tensors; refused, because reading it could execute code. "
+            "Save it as .safetensors"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise UserError(f"weights '{path}' holds no flat dictionary of tensors")
+    return loaded
+
+
+def load_weights(encoder: Encoder, path: Path) -> None:
+    """Fill an encoder from a file; its names may start with `encoder.`, `model.`, `module.` or `backbone.`."""
+    own = encoder.state_dict()
+    found = {}
+    for name, value in read_weights(path).items():
+        bare = name
+        for prefix in ("module.", "encoder.", "backbone.", "model."):
+            bare = bare.removeprefix(prefix)
+        target = f"model.{bare}"
+        if target in own and own[target].shape == value.shape:
+            found[target] = value
+    missing = sorted(set(own) - set(found))
+    if missing:
+        raise UserError(
+            f"weights '{path}' do not fit encoder '{encoder.config.name}': {len(missing)} of {len(own)} tensors missing or "
+            f"of another shape, first '{missing[0].removeprefix('model.')}' {tuple(own[missing[0]].shape)}"
+        )
+    encoder.load_state_dict(found)
+
+
+def build(config: EncoderConfig, seed: int = 0) -> Encoder:
+    """Build an encoder; its random weights are a function of `seed` and leave the global generator as it was."""
+    if config.size < 8:
+        raise UserError(f"size {config.size} is below 8 px; use --size 8 or more")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = build_timm(config)
+    if config.weights not in (None, "timm"):
+        load_weights(encoder, Path(str(config.weights)))
+    return encoder

@@ -1,0 +1,208 @@
+"""timm models as encoders: any name, with stems and patches that fit small pictures."""
+
+import re
+from collections.abc import Callable
+from typing import Any, cast
+
+import timm
+import torch
+from timm.layers import build_sincos2d_pos_embed
+from timm.models.resnet import BasicBlock, ResNet
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from selftaught.batch import Encoded
+from selftaught.encoders.base import Encoder, EncoderConfig
+from selftaught.errors import UserError, unknown
+
+
+def _small_resnet(multiplier: float) -> Callable[[EncoderConfig], nn.Module]:
+    channels = tuple(round(c * multiplier) for c in (64, 128, 256, 512))
+
+    def make(config: EncoderConfig) -> nn.Module:
+        block: Any = BasicBlock  # timm's annotation asks for an instance
+        model: Any = ResNet(block, (1, 1, 1, 1), num_classes=0, in_chans=config.channels, channels=channels)
+        model.conv1 = nn.Conv2d(config.channels, channels[0], 7, stride=2, padding=3, bias=False)
+        model.bn1 = nn.BatchNorm2d(channels[0])
+        first = model.layer1[0]
+        first.conv1 = nn.Conv2d(channels[0], channels[0], 3, padding=1, bias=False)
+        first.downsample = None
+        for module in (model.conv1, first.conv1):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return model
+
+    return make
+
+
+def _small_vit(width: int, depth: int, heads: int) -> Callable[[EncoderConfig], nn.Module]:
+    def make(config: EncoderConfig) -> nn.Module:
+        return VisionTransformer(
+            img_size=config.size,
+            patch_size=patch_for(config.size),
+            in_chans=config.channels,
+            num_classes=0,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            class_token=False,
+            global_pool="avg",
+            fc_norm=False,
+            drop_path_rate=config.drop_path,
+        )
+
+    return make
+
+
+# timm has nothing below ~5 M parameters that learns from 32 px on a CPU within minutes.
+SMALL: dict[str, Callable[[EncoderConfig], nn.Module]] = {
+    "resnet10_x0.25": _small_resnet(0.25),
+    "resnet10_x0.5": _small_resnet(0.5),
+    "resnet10": _small_resnet(1.0),
+    "vit_micro": _small_vit(128, 6, 4),
+    "vit_mini": _small_vit(192, 9, 3),
+}
+
+
+def patch_for(size: int) -> int:
+    """Patch side in pixels: about 8 x 8 tokens for small pictures, 16 px from 112 px on (the ViT paper's)."""
+    wanted = 16 if size >= 112 else max(1, round(size / 8))
+    fitting = [p for p in range(1, size + 1) if size % p == 0]
+    return min(fitting, key=lambda p: (abs(p - wanted), p))
+
+
+def _fit_stem(model: Any, size: int) -> None:
+    """The CIFAR stem (He et al. 2016, section 4.2; SimCLR, appendix B.9): 3x3 convolution, no max-pooling.
+
+    Up to 48 px at full resolution; up to 112 px with stride 2, so that the last stage still sees several cells.
+    """
+    if size > 112:
+        return
+    old = model.conv1
+    if not isinstance(old, nn.Conv2d):
+        return  # deep stems (resnet18d ...) keep their design
+    model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1 if size <= 48 else 2, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+
+
+def _sincos_positions(model: VisionTransformer) -> None:
+    """Start learnt positions at the 2-D sine-cosine table (MoCo v3 and MAE keep it fixed)."""
+    positions = model.pos_embed
+    if positions is None or positions.shape[-1] % 4:
+        return
+    prefix = positions.shape[1] - model.patch_embed.num_patches
+    with torch.no_grad():
+        positions[0, prefix:] = build_sincos2d_pos_embed(list(model.patch_embed.grid_size), positions.shape[-1])
+
+
+def _create(config: EncoderConfig) -> nn.Module:
+    if config.name in SMALL:
+        return SMALL[config.name](config)
+    hub = config.name.startswith("hf-hub:")
+    if not hub and not timm.is_model(config.name):
+        raise unknown("encoder", config.name, [*SMALL, *timm.list_models()])
+    pretrained = config.weights == "timm" or (hub and config.weights is None)
+    options: dict[str, Any] = {"num_classes": 0, "in_chans": config.channels}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
+    transformer = re.match(r"(vit|deit|eva|beit|cait|swin)", config.name.removeprefix("hf-hub:")) is not None
+    if transformer:
+        options["img_size"] = config.size
+    # From nothing, mean pooling over patches: a class token is trained only by losses that read it.
+    if re.match(r"(vit|deit)_", config.name) and not pretrained and config.weights is None:
+        options |= {"patch_size": min(patch_for(config.size), _own_patch(config.name)), "global_pool": "avg"}
+        options["fc_norm"] = False
+    try:
+        return timm.create_model(config.name, pretrained=pretrained, **options)
+    except (TypeError, AssertionError, RuntimeError, OSError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"encoder '{config.name}' cannot be built for {config.size} px: {first}") from error
+
+
+def _own_patch(name: str) -> int:
+    found = re.search(r"patch(\d+)", name)
+    return int(found.group(1)) if found else 16
+
+
+class TimmEncoder(Encoder):
+    """Any timm model: tokens are the last feature map, pooled is what its head would read."""
+
+    def __init__(self, config: EncoderConfig, model: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.model: Any = model
+        self.token_width = int(self.model.num_features)
+        with torch.no_grad():
+            training = model.training
+            probe = self.eval()(torch.zeros(1, config.channels, config.size, config.size))
+            self.train(training)
+        self.width = probe.pooled.shape[1]
+        self.depth = len(self._blocks()) + 1
+
+    def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Encoded:
+        """inputs [B, C, S, S] -> tokens [B, N, D], pooled [B, width]."""
+        if keep is not None:
+            raise UserError(f"encoder '{self.config.name}' cannot skip masked tokens; use a vit_* encoder")
+        features = self.model.forward_features(inputs)
+        pooled = self.model.forward_head(features, pre_logits=True)
+        if features.ndim == 4:
+            if features.shape[1] != self.token_width:  # NHWC models (Swin and kin)
+                features = features.permute(0, 3, 1, 2)
+            features = features.flatten(2).transpose(1, 2)
+        return Encoded(features, pooled.flatten(1))
+
+    def _blocks(self) -> list[str]:
+        """Names of the repeated parts, input to output, from timm's own grouping."""
+        groups = self.model.group_matcher(coarse=True)["blocks"]
+        pattern = groups if isinstance(groups, str) else groups[0][0]
+        seen: dict[str, None] = {}
+        for name, _ in self.model.named_parameters():
+            if found := re.match(pattern, name):
+                seen.setdefault(found.group(0), None)
+        return list(seen)
+
+    def layer_of(self, name: str) -> int:
+        """0 for the stem, i for the i-th block, `depth` for what follows."""
+        local = name.removeprefix("model.")
+        blocks = self._blocks()
+        for depth, block in enumerate(blocks, start=1):
+            if local == block or local.startswith(block + "."):
+                return depth
+        stem = re.match(r"(conv1|bn1|stem|patch_embed|cls_token|pos_embed|reg_token|norm_pre|conv_stem)", local)
+        return 0 if stem else self.depth
+
+
+class ViTEncoder(TimmEncoder):
+    """timm's VisionTransformer, which can also encode the visible patches only (MAE, He et al. 2022)."""
+
+    abilities = frozenset({"keep"})
+
+    def __init__(self, config: EncoderConfig, model: VisionTransformer) -> None:
+        super().__init__(config, model)
+        patches = cast(Any, model.patch_embed)
+        rows, columns = patches.grid_size
+        self.grid = (rows, columns)
+        self.patch = int(patches.patch_size[0])
+
+    def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Encoded:
+        """tokens [B, N or K, D] are patches only; class and register tokens are read by `pooled`."""
+        vit = self.model
+        x = vit._pos_embed(vit.patch_embed(inputs))
+        prefix = vit.num_prefix_tokens
+        if keep is not None:
+            patches = x[:, prefix:].gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
+            x = torch.cat([x[:, :prefix], patches], dim=1)
+        x = vit.norm(vit.blocks(vit.norm_pre(x)))
+        return Encoded(x[:, prefix:], vit.forward_head(x, pre_logits=True))
+
+
+def build_timm(config: EncoderConfig) -> Encoder:
+    """The encoder that `config` names, with random weights or the hub's."""
+    model = _create(config)
+    if isinstance(model, ResNet) and config.weights is None:
+        _fit_stem(model, config.size)
+    if isinstance(model, VisionTransformer):
+        if config.weights is None and not config.name.startswith("hf-hub:"):
+            _sincos_positions(model)
+        return ViTEncoder(config, model)
+    return TimmEncoder(config, model)

@@ -1,0 +1,75 @@
+"""95 % intervals for accuracies measured on a finite test part with labelled sets drawn at random."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import t as student
+from torch import Tensor
+
+from selftaught import rng
+from selftaught.evaluate.threads import one_thread
+
+RESAMPLES = 1000
+_Z = 1.959964  # the 97.5 % quantile of the normal distribution
+_CHUNK = 1 << 22  # resampled indices held at once
+
+
+class Interval(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+
+def wilson(right: float, n: int) -> Interval:
+    """Wilson (1927) score interval of a proportion: `right` of `n`; honest at 0 and 1, where a bootstrap has no width."""
+    p = right / n
+    centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * (p * (1 - p) / n + _Z**2 / (4 * n**2)) ** 0.5
+    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
+
+
+def bootstrap(correct: Bool[Tensor, "draws n"], *, seed: int = 0) -> Interval:
+    """Accuracy and its 95 % interval over both sources of chance: the labelled sets drawn and the test samples.
+
+    Hierarchical percentile bootstrap: each of 1000 resamples takes test samples with replacement, the same ones for
+    every draw (they were measured on the same test part), and draws with replacement. A handful of draws says little
+    about their own spread, so the draws' deviations are widened by sqrt(D / (D - 1)) t(D - 1) / z: where the draws
+    dominate, the interval is Student's. With one draw only the test samples count. A function of `seed`.
+    """
+    mean = float(correct.double().mean())
+    resampled = _resample(correct.double(), seed)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    if low == high:  # every answer right, or every one wrong
+        return wilson(mean * correct.shape[1], correct.shape[1])
+    return Interval(mean, float(max(0.0, low)), float(min(1.0, high)))
+
+
+def difference(a: Bool[Tensor, "draws n"], b: Bool[Tensor, "draws n"], *, seed: int = 0) -> Interval:
+    """Accuracy of `a` minus that of `b`, with the 95 % interval of `bootstrap`, paired by draw and test sample.
+
+    What both find easy or hard cancels, so this proves differences that two overlapping single intervals hide.
+    `a` beats `b` where low > 0.
+    """
+    gap = a.double() - b.double()
+    low, high = np.quantile(_resample(gap, seed), [0.025, 0.975])
+    return Interval(float(gap.mean()), float(low), float(high))
+
+
+def _resample(score: Float[Tensor, "draws n"], seed: int) -> np.ndarray:
+    """Means [1000] of resampled scores: draws and test samples with replacement, draw deviations widened."""
+    draws, n = score.shape
+    score = score.cpu()
+    widen = (draws / (draws - 1)) ** 0.5 * float(student.ppf(0.975, draws - 1)) / _Z if draws > 1 else 1.0
+    means = []
+    with one_thread(0):
+        for rows in torch.arange(RESAMPLES).split(max(1, _CHUNK // n)):
+            samples = (rng.uniform(rng.fold(seed, 1), rows, n).double() * n).long()
+            count = torch.zeros(len(rows), n, dtype=torch.float64)
+            count.scatter_add_(1, samples, torch.ones_like(samples, dtype=torch.float64))
+            per_draw = count @ score.T / n
+            chosen = (rng.uniform(rng.fold(seed, 2), rows, draws).double() * draws).long()
+            centre = per_draw.mean(1)
+            means.append(centre + widen * (per_draw.gather(1, chosen).mean(1) - centre))
+    return torch.cat(means).numpy()

@@ -1,0 +1,62 @@
+"""Heads between an encoder and a loss: the projection and prediction MLPs of the contrastive and distilling pretexts."""
+
+from itertools import pairwise
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from selftaught.errors import UserError
+
+Norm = Literal["batch", "layer", "none"]
+
+
+class ProjectionHead(nn.Sequential):
+    """An MLP of `layers` linear layers, ReLU between them: features [B, width] to projections [B, out].
+
+    SimCLR (Chen et al. 2020) has layers=2, its second version 3. With last_norm the last layer is normalised too,
+    without scale and shift, as in SimCLR's official code and SimSiam's projector. BYOL's and SimSiam's predictors are
+    layers=2. layers=1 is one linear map.
+
+    norm: after each hidden linear layer "batch" or "layer" normalisation, or "none". A linear layer before one has no
+    bias, since the normalisation takes it away or (layer) has its own.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        out: int,
+        *,
+        layers: int = 2,
+        norm: Norm = "batch",
+        last_norm: bool = False,
+    ) -> None:
+        if layers < 1:
+            raise UserError(f"a head of {layers} layers maps nothing; use layers 1 or more")
+        if last_norm and norm == "none":
+            raise UserError("last_norm needs a normalisation; use norm 'batch' or 'layer', or last_norm False")
+        stack: list[nn.Module] = []
+        for a, b in pairwise([width, *[hidden] * (layers - 1)]):
+            stack += [
+                nn.Linear(a, b, bias=norm == "none"),
+                *_normalisation(norm, b, affine=True),
+                nn.ReLU(inplace=True),
+            ]
+        stack.append(nn.Linear(hidden if layers > 1 else width, out, bias=not last_norm))
+        if last_norm:
+            stack += _normalisation(norm, out, affine=False)
+        super().__init__(*stack)
+        self.out = out
+
+    def forward(self, features: Float[Tensor, "b width"]) -> Float[Tensor, "b out"]:
+        """Projections, not normalised to unit length: the losses do that."""
+        return super().forward(features)
+
+
+def _normalisation(norm: Norm, width: int, affine: bool) -> list[nn.Module]:
+    if norm == "batch":
+        return [nn.BatchNorm1d(width, affine=affine)]
+    if norm == "layer":
+        return [nn.LayerNorm(width, elementwise_affine=affine)]
+    return []

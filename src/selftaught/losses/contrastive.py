@@ -1,0 +1,258 @@
+"""Contrastive losses that never hold the matrix of similarities.
+
+Both losses are functions of two numbers per anchor: the logit of its positive, and the log-sum-exp over its negatives.
+The second is streamed tile by tile and its tiles are recomputed in backward, so memory grows with N, not N². Keeping
+the positive out of the sum also keeps the gradient exact when the positive dominates: its weight is
+sigmoid(negatives - positive), where softmax(positive) - 1 would cancel in float32.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+_EPS = 1e-12
+_TIE = 1e-5  # difference of cosines below which rounding decides
+_SAFE_LOGIT = 60.0  # exp(±60), times any batch, is a normal float32: up to here no row needs a shift
+_TILE = {"cpu": 512}  # entries per side: on a CPU a tile should stay near the cache
+_TILE_DEVICE = 4096  # elsewhere it should outweigh the launch of its kernels
+
+
+class Contrast(NamedTuple):
+    """loss: 0-d with gradient; accuracy: detached 0-d, share of anchors whose positive beats every negative.
+
+    A tie counts as a miss, so a collapsed encoder has accuracy 0 and not, by rounding, anything.
+    """
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+class _Own(NamedTuple):
+    """Which columns are no negatives of a row: those of the same group of `size` when row 0 is column `first`.
+
+    size 0: every column is a negative; 1: column first + i is row i's positive; 2: it is one view of a pair whose
+    other view is its neighbour.
+    """
+
+    size: int
+    first: int = 0
+
+
+class _Normalize(torch.autograd.Function):
+    """x · length · rsqrt(Σx² + ε) that keeps its result alone for backward, not the chain of its factors."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, length: float) -> Tensor:
+        scale = length * torch.rsqrt(x.square().sum(-1, keepdim=True) + _EPS)
+        unit = x * scale
+        ctx.save_for_backward(unit, scale)
+        ctx.length = length
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        unit, scale = ctx.saved_tensors
+        along = (unit * grad).sum(-1, keepdim=True) / ctx.length**2
+        return torch.addcmul(grad, unit, along, value=-1).mul_(scale), None
+
+
+def normalize(x: Float[Tensor, "... d"], length: float = 1.0) -> Float[Tensor, "... d"]:
+    """x / |x| times `length`, along the last dimension; a zero vector stays zero, with a finite gradient.
+
+    Computed in float32, float64 in float64. It has no second derivative.
+    """
+    return _Normalize.apply(x if x.dtype == torch.float64 else x.float(), length)
+
+
+def _tiles(rows: int, columns: int, size: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
+    """Tiles that cover a rows × columns matrix, or the upper triangle of a symmetric one."""
+    for r in range(0, rows, size):
+        for c in range(r if symmetric else 0, columns, size):
+            yield slice(r, min(r + size, rows)), slice(c, min(c + size, columns))
+
+
+def _logits(x: Tensor, y: Tensor, own: _Own, tile: tuple[slice, slice], out: Tensor) -> Tensor:
+    """One tile of x yᵀ, -inf where the column is no negative of the row."""
+    rows, columns = tile
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    logits = out[: height * width].view(height, width)
+    torch.mm(x[rows], y[columns].T, out=logits)
+    low = max(rows.start + own.first, columns.start)
+    high = min(rows.stop + own.first, columns.stop)
+    if own.size and low < high:
+        r, c = low - own.first - rows.start, low - columns.start
+        square = logits[r : r + high - low, c : c + high - low]
+        square.unflatten(1, (-1, own.size)).unflatten(0, (-1, own.size)).diagonal(0, 0, 2).fill_(-torch.inf)
+    return logits
+
+
+class _NegativesLogSumExp(torch.autograd.Function):
+    """Row-wise log-sum-exp and maximum of x yᵀ over each row's negatives; y None means x, and halves the work.
+
+    `bounded` says that no logit exceeds _SAFE_LOGIT: then one exp per tile serves its rows and its columns. Otherwise
+    each row (and column) is shifted by its own maximum.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor | None, own: _Own, bounded: bool) -> tuple[Tensor, Tensor]:
+        symmetric, columns = y is None, x if y is None else y
+        size = _TILE.get(x.device.type, _TILE_DEVICE)
+        out = x.new_empty(min(size, len(x)) * min(size, len(columns)))
+        top = x.new_full((len(x),), -torch.inf)
+        total = torch.zeros_like(top) if bounded else top.clone()  # a sum of exp, or its logarithm
+        for r, c in _tiles(len(x), len(columns), size, symmetric):
+            logits = _logits(x, columns, own, (r, c), out)
+            sides = [(r, 1), (c, 0)] if symmetric and r != c else [(r, 1)]
+            for part, dim in sides:
+                top[part] = torch.maximum(top[part], logits.amax(dim))
+            if bounded:
+                logits.exp_()
+            for part, dim in sides:
+                if bounded:
+                    total[part] += logits.sum(dim)
+                else:
+                    total[part] = torch.logaddexp(total[part], logits.logsumexp(dim))
+        lse = total.log() if bounded else total
+        ctx.save_for_backward(x, y, lse)
+        ctx.own, ctx.bounded, ctx.size = own, bounded, size
+        ctx.mark_non_differentiable(top)
+        return lse, top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, y, lse = ctx.saved_tensors
+        symmetric, columns = y is None, x if y is None else y
+        lse = lse.masked_fill(lse == -torch.inf, 0.0)  # a row without negatives: all its logits are -inf
+        dx = torch.zeros_like(x)
+        dy = dx if symmetric else torch.zeros_like(columns) if ctx.needs_input_grad[1] else None
+        out = x.new_empty(min(ctx.size, len(x)) * min(ctx.size, len(columns)))
+        with torch.autocast(x.device.type, enabled=False):
+            for r, c in _tiles(len(x), len(columns), ctx.size, symmetric):
+                logits = _logits(x, columns, ctx.own, (r, c), out)
+                weight = _softmax_gradient(logits, grad, lse, (r, c), symmetric, ctx.bounded)
+                dx[r].addmm_(weight, columns[c])
+                if dy is not None and not (symmetric and r == c):
+                    dy[c].addmm_(weight.T, x[r])
+        return dx, None if symmetric else dy, None, None
+
+
+def _softmax_gradient(
+    logits: Tensor, grad: Tensor, lse: Tensor, tile: tuple[slice, slice], symmetric: bool, bounded: bool
+) -> Tensor:
+    """Gradient of one tile of logits: g_i exp(s_ij - lse_i), plus g_j exp(s_ij - lse_j) where it stands for s_ji too."""
+    rows, columns = tile
+    if bounded:  # exp(s) alone is safe, so the shifts become factors of rows and columns
+        scale = grad * torch.exp(-lse)
+        factor = scale[rows, None] + scale[None, columns] if symmetric else scale[rows, None]
+        return logits.exp_().mul_(factor)
+    weight = torch.sub(logits, lse[rows, None]).exp_().mul_(grad[rows, None])
+    if symmetric:
+        weight.addcmul_(logits.sub_(lse[None, columns]).exp_(), grad[None, columns])
+    return weight
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks' rows in the order of ranks; backward sums what every rank's loss asks of this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        everyone = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
+        dist.all_gather(list(everyone.split(len(x))), x.contiguous())
+        return everyone
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def _world() -> tuple[int, int]:
+    """Rank and world size; (0, 1) outside torch.distributed."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _contrast(positive: Tensor, lse: Tensor, top: Tensor, margin: Tensor | float, decoupled: bool) -> Contrast:
+    """The mean loss over anchors, from their positive's logit and their negatives' log-sum-exp and maximum."""
+    loss = lse - positive if decoupled else -F.logsigmoid(positive - lse)
+    return Contrast(loss.mean(), (positive.detach() - top > margin).to(loss.dtype).mean())
+
+
+def nt_xent(
+    z1: Float[Tensor, "n d"], z2: Float[Tensor, "n d"], temperature: float, *, decoupled: bool = False
+) -> Contrast:
+    """NT-Xent of SimCLR (Chen et al. 2020, eq. 1): the mean over the 2N views of -log softmax of the other view.
+
+    z1, z2: projections [N, D] of two views of the same N samples, row by row; they are normalised here, in float32
+        (float64 stays float64), under autocast too.
+    decoupled: leave the positive out of the denominator (DCL, Yeh et al. 2022, eq. 6, without weights).
+
+    In a process group every rank's views are negatives (N equal on all ranks) and the mean is over this rank's own
+    anchors: averaging gradients over ranks, as DDP does, gives the gradient of the whole batch in one process.
+    At chance, when no view can be told from another, the loss is log(2N - 1) with N over all ranks.
+    Raises ValueError for unequal shapes, a temperature not above 0, or one pair alone with decoupled.
+    """
+    rank, world = _world()
+    if z1.shape != z2.shape:
+        raise ValueError(f"views of shape {tuple(z1.shape)} and {tuple(z2.shape)} are not pairs; give equal shapes")
+    _check_temperature(temperature)
+    if decoupled and len(z1) * world < 2:
+        raise ValueError("a batch of 1 pair has no negatives, which the decoupled loss needs; use 2 pairs or more")
+    with torch.autocast(z1.device.type, enabled=False):
+        # The views of a pair are neighbours: what is no negative of a row then stays beside the diagonal.
+        z = normalize(torch.stack((z1, z2), 1), temperature**-0.5)
+        positive = (z[:, 0] * z[:, 1]).sum(-1).repeat_interleave(2)
+        rows = z.flatten(0, 1)
+        columns = _Gather.apply(rows) if world > 1 else None
+        bounded = 1 / temperature <= _SAFE_LOGIT
+        lse, top = _NegativesLogSumExp.apply(rows, columns, _Own(2, rank * len(rows)), bounded)
+        return _contrast(positive, lse, top, _TIE / temperature, decoupled)
+
+
+def info_nce(
+    query: Float[Tensor, "n d"],
+    key: Float[Tensor, "m d"],
+    temperature: float | Float[Tensor, ""],
+    negatives: Float[Tensor, "k d"] | None = None,
+) -> Contrast:
+    """InfoNCE (van den Oord et al. 2018, eq. 4) over cosine similarities: key[i] is the positive of query[i].
+
+    negatives None: all other keys are negatives (CLIP, SimCSE), also those beyond row N (hard negatives), and in a
+        process group those of every rank. Given (the queue of MoCo): these [K, D] alone, on this rank alone.
+    temperature: may be a learnable 0-d tensor.
+
+    At chance the loss is log(1 + number of negatives). Everything is normalised here, in float32 or float64.
+    Raises ValueError for fewer keys than queries or a temperature not above 0.
+    """
+    rank, world = _world()
+    if len(key) < len(query):
+        raise ValueError(f"{len(key)} keys for {len(query)} queries; key[i] must be the positive of query[i]")
+    bounded = False  # a tensor's value is not read: on a GPU that would wait for it
+    if isinstance(temperature, float):
+        _check_temperature(temperature)
+        bounded = 1 / temperature <= _SAFE_LOGIT
+    with torch.autocast(query.device.type, enabled=False):
+        rows, keys = normalize(query) / temperature, normalize(key)
+        positive = (rows * keys[: len(rows)]).sum(-1)
+        if negatives is not None:
+            columns, own = normalize(negatives), _Own(0)
+        else:
+            columns, own = (_Gather.apply(keys) if world > 1 else keys), _Own(1, rank * len(keys))
+        lse, top = _NegativesLogSumExp.apply(rows, columns, own, bounded)
+        return _contrast(positive, lse, top, _TIE / temperature, decoupled=False)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature {temperature} is not above 0; use 0.05 to 1")

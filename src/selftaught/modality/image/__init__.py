@@ -1,0 +1,140 @@
+"""Pictures: uint8 canvases to normalised float views, a whole batch at a time, on the batch's device."""
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from selftaught.batch import Batch
+from selftaught.errors import UserError
+from selftaught.modality.base import Modality
+from selftaught.modality.image import colour
+from selftaught.modality.image.resample import blur_, crop_resize
+from selftaught.modality.image.views import DRAWS, Parameters, View, sample
+
+_BLOCK_FLOATS = 1 << 18
+
+__all__ = ["ImageModality", "Parameters", "View", "apply", "sample"]
+
+
+def apply(
+    pixels: UInt8[Tensor, "b c h w"],
+    size: Int[Tensor, "b 2"],
+    view: View,
+    p: Parameters,
+    side: int,
+    normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Float[Tensor, "b c s s"]:
+    """The views with the given parameters: crop, flip, colour jitter, greyscale, blur, solarise; then normalised.
+
+    normalise: mean and std per channel; None leaves the views in [0, 1].
+
+    Rows are taken in the order of their colour jitter, so that equal operations lie side by side, and on a CPU in
+    blocks that stay in cache from the crop to the normalisation.
+    """
+    b, c = pixels.shape[:2]
+    out = torch.empty(b, c, side, side, device=pixels.device)
+    block = max(1, _BLOCK_FLOATS // (c * side**2)) if pixels.device.type == "cpu" else b
+    order = p.order.argsort(stable=True)
+    pixels, size, p = pixels.index_select(0, order), size[order], p.map(lambda x: x[order])
+    for start, rows in zip(range(0, b, block), order.split(block)):
+        piece = slice(start, start + block)
+        # A view alone in its block is made in its place.
+        views = out[rows[0]][:, None] if len(rows) == 1 else out.new_empty(c, len(rows), side, side)
+        _make(pixels[piece], size[piece], view, p.map(lambda x, piece=piece: x[piece]), views)
+        for channel in range(c):
+            if normalise is not None:
+                views[channel].sub_(normalise[0][channel]).mul_(1 / normalise[1][channel])
+            if len(rows) > 1:
+                out[:, channel].index_copy_(0, rows, views[channel])
+    return out.contiguous(memory_format=memory_format)
+
+
+def _make(pixels: Tensor, size: Tensor, view: View, p: Parameters, views: Float[Tensor, "c n s s"]) -> None:
+    crop_resize(pixels, size, p, views)
+    if view.jitter:
+        colour.jitter_(views, view, p.order, p.factors)
+    if view.greyscale and len(views) == 3:
+        colour.greyscale_(views, p.greyscale.nonzero()[:, 0])
+    if view.blur:
+        blur_(views, p.sigma)
+    if view.solarise:
+        colour.solarise_(views, p.solarise.nonzero()[:, 0])
+
+
+class ImageModality(Modality):
+    """Augmentation and normalisation of pictures.
+
+    size: side of a view in pixels. channels: of the pictures. mean, std: per channel, in units of [0, 1], as the
+    encoder expects them: out = (x - mean) / std. memory_format: of the views that are returned.
+
+    Raises UserError where mean or std do not fit the channels.
+    """
+
+    name = "image"
+
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        for label, values in (("mean", mean), ("std", std)):
+            if len(values) != channels:
+                raise UserError(f"{label} has {len(values)} values, but the pictures have {channels} channels")
+        if min(std) <= 0:
+            raise UserError(f"std is {tuple(std)}, but each value must be positive")
+        if size < 1:
+            raise UserError(f"size is {size}, but must be at least 1 pixel")
+        self.size = size
+        self.channels = channels
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.memory_format = memory_format
+
+    def contrastive_view(self) -> View:
+        """Strong colour and crop augmentation: what two views of a picture are made with."""
+        return View.simclr(self.size)
+
+    def light_view(self) -> View:
+        """Crop and flip only: for masked prediction and fine-tuning."""
+        return View.crop_flip(self.size)
+
+    def view(self, batch: Batch, view: View, stream: int) -> Float[Tensor, "b c s s"]:
+        """One random view of each picture, normalised. Different streams give independent views.
+
+        A sample's view is a function of (seed, step, stream, sample): on one machine with one thread count it has the
+        same bits in any batch, at any position, beside pictures of any size.
+        """
+        return self._made(batch, view, batch.uniform(stream, DRAWS))
+
+    def plain(self, batch: Batch) -> Float[Tensor, "b c s s"]:
+        """The deterministic view of evaluation, normalised: short side to `size` (antialiased), then the centre.
+
+        A picture that is exactly size x size is untouched.
+        """
+        return self._made(batch, View.plain(), torch.zeros(len(batch), DRAWS, device=batch.index.device))
+
+    def to_json(self) -> dict[str, object]:
+        """What `from_json` takes, and what an encoder bundle records as its preprocessing."""
+        return {"size": self.size, "channels": self.channels, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, object]) -> "ImageModality":
+        """The modality that `to_json` described. Raises UserError for missing, unknown or ill-typed values."""
+        match values:
+            case {"size": int(size), "channels": int(channels), "mean": list(mean), "std": list(std), **rest} if (
+                not rest
+            ):
+                return cls(size, channels, tuple(map(float, mean)), tuple(map(float, std)))
+        raise UserError(f"image preprocessing is {values}, but must hold size, channels, mean and std and no more")
+
+    def _made(self, batch: Batch, view: View, u: Tensor) -> Tensor:
+        pixels, size = batch.inputs["pixels"], batch.inputs["size"]
+        if pixels.shape[1] != self.channels:
+            raise UserError(f"pictures have {pixels.shape[1]} channels, but the modality was made for {self.channels}")
+        side = view.size or self.size
+        p = sample(view, u, size, side)
+        return apply(pixels, size, view, p, side, (self.mean, self.std), self.memory_format)

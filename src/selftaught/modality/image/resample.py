@@ -1,0 +1,141 @@
+"""Crop, antialiased resize, flip and blur of a whole batch; torchvision's filters, one picture at a time or by matrices.
+
+Views are held planar, [C, B, S, S], so that each colour plane of a batch is contiguous.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from selftaught.modality.image.views import Parameters
+
+MATRIX_LIMIT = 64
+"""On a CPU, pictures with a longer side go one by one through torch's uint8 resize: dense matrices would mostly be zeros."""
+
+_BLUR_REACH = 3.5  # in sigmas: what is beyond weighs less than 5e-4 in all, an eighth of 1/255
+_UNIT = torch.tensor(2.0**16)
+
+
+def crop_resize(
+    pixels: UInt8[Tensor, "b c h w"], size: Int[Tensor, "b 2"], p: Parameters, views: Float[Tensor, "c b s s"]
+) -> None:
+    """Each picture's box resized (bilinear, antialiased) and flipped, into `views`, in [0, 1].
+
+    Which way a picture goes depends on its own size and the device, never on the rest of the batch. The matrices
+    compute in float32; torch's uint8 resize rounds to 1/255 (it is what torchvision does to uint8).
+    """
+    if pixels.shape[2:] == views.shape[2:] and _untouched(p, views.shape[-1]):
+        views.copy_(pixels.transpose(0, 1))
+    elif pixels.device.type != "cpu":
+        _by_matrices(pixels, p, views)
+    else:
+        small = (size.amax(1) <= MATRIX_LIMIT) & (p.window[:, :2].amax(1) <= 2 * MATRIX_LIMIT)
+        if bool(small.all()):
+            _by_matrices(_trimmed(pixels, size), p, views)
+        else:
+            _one_by_one(pixels, p, (~small).nonzero()[:, 0].tolist(), views)
+            rows = small.nonzero()[:, 0]
+            if len(rows):
+                chosen = torch.empty_like(views[:, rows])
+                _by_matrices(_trimmed(pixels[rows], size[rows]), p.map(lambda x: x[rows]), chosen)
+                views[:, rows] = chosen
+    views.mul_(1 / 255)
+
+
+def _untouched(p: Parameters, side: int) -> bool:
+    return bool(((p.box[:, 2:] == side) & (p.window[:, :2] == side)).all()) and not bool(p.flip.any())
+
+
+def _trimmed(pixels: Tensor, size: Tensor) -> Tensor:
+    height, width = size.amax(0).tolist()
+    return pixels[:, :, :height, :width]
+
+
+def _one_by_one(pixels: Tensor, p: Parameters, rows: list[int], views: Tensor) -> None:
+    side = views.shape[-1]
+    boxes, windows, flips = p.box.tolist(), p.window.tolist(), p.flip.tolist()
+    for i in rows:
+        top, left, height, width = boxes[i]
+        *full, window_top, window_left = windows[i]
+        crop = pixels[i : i + 1, :, top : top + height, left : left + width]
+        crop = F.interpolate(crop, size=full, mode="bilinear", antialias=True)[0]
+        crop = crop[:, window_top : window_top + side, window_left : window_left + side]
+        views[:, i].copy_(crop.flip(-1) if flips[i] else crop)
+
+
+def _by_matrices(pixels: Tensor, p: Parameters, views: Tensor) -> None:
+    b, c, h, w = pixels.shape
+    side = views.shape[-1]
+    still = torch.zeros_like(p.flip)
+    vertical = _filter(p.box[:, 0], p.box[:, 2], p.window[:, 0], p.window[:, 2], still, side, h)
+    horizontal = _filter(p.box[:, 1], p.box[:, 3], p.window[:, 1], p.window[:, 3], p.flip, side, w)
+    x = pixels.to(torch.float32, memory_format=torch.contiguous_format).view(b, c * h, w)
+    x = torch.bmm(x, horizontal.transpose(1, 2)).view(b, c, h, side)
+    for channel in range(c):
+        torch.bmm(vertical, x[:, channel], out=views[channel])
+
+
+def _filter(
+    start: Tensor, length: Tensor, resized: Tensor, offset: Tensor, flip: Tensor, n_out: int, n_in: int
+) -> Float[Tensor, "b o i"]:
+    """Weights of the antialiased bilinear (triangle) filter: row o of picture i makes view pixel o from its line.
+
+    The triangle is as wide as the larger of an input and an output pixel, and normalised within the box, as in PIL and
+    torchvision. Its values are rounded to multiples of 2^-16, so that their sum is exact (up to 256-fold shrinking) and
+    does not depend on `n_in`.
+    """
+    out = torch.arange(n_out, device=start.device)
+    out = torch.where(flip[:, None], n_out - 1 - out, out)
+    scale = length.double() / resized.double()
+    centre = start[:, None] + (out + offset[:, None] + 0.5) * scale[:, None]
+    into = torch.arange(n_in, device=start.device)
+    # Distances in units of the triangle's half width and its height, both 2^16.
+    per_pixel = _UNIT / scale.clamp_min(1.0)
+    first = ((0.5 - centre) * per_pixel[:, None]).float()
+    distance = (into * per_pixel[:, None]).float()[:, None, :] + first[:, :, None]
+    weight = torch.sub(_UNIT, distance.abs_(), out=distance).clamp_min_(0.0).round_()
+    inside = (into >= start[:, None]) & (into < (start + length)[:, None])
+    weight *= inside[:, None, :].float()
+    return weight.mul_(weight.sum(-1, keepdim=True).reciprocal_())
+
+
+def blur_kernel(sigma: Float[Tensor, " n"], side: int) -> Float[Tensor, "n k"]:
+    """The centre and right half of each Gaussian kernel; whole, it is 2 * (side // 20) + 1 wide (SimCLR: a tenth).
+
+    Weights beyond 3.5 sigma (rounded up to a pixel) are zero. Computed in float64 for the reason given in `views.sample`.
+    """
+    radius = side // 20
+    at = torch.arange(radius + 1, device=sigma.device, dtype=torch.float64)
+    sigma = sigma.double()[:, None]
+    half = torch.exp(-0.5 * (at / sigma) ** 2) * (at <= (_BLUR_REACH * sigma).ceil())
+    return (half / (2 * half.sum(1, keepdim=True) - half[:, :1])).float()
+
+
+def blur_(views: Float[Tensor, "c b s s"], sigma: Float[Tensor, " b"]) -> None:
+    """Gaussian blur in place where sigma > 0, reflected at the borders (torchvision's gaussian_blur)."""
+    side = views.shape[-1]
+    rows = (sigma > 0).nonzero()[:, 0]
+    if not len(rows) or side < 20:  # a kernel of one pixel
+        return
+    kernel = blur_kernel(sigma[rows], side)
+    radius = int((kernel > 0).sum(1).max()) - 1
+    weights = kernel[:, : radius + 1, None, None].unbind(1)
+    for plane in views:
+        x = plane.index_select(0, rows)
+        for axis in (1, 2):
+            x = _blurred(x, weights, radius, axis)
+        plane.index_copy_(0, rows, x)
+
+
+def _blurred(x: Tensor, weights: tuple[Tensor, ...], radius: int, axis: int) -> Tensor:
+    if not radius:
+        return x
+    side = x.shape[axis]
+    padded = F.pad(x, (0, 0, radius, radius) if axis == 1 else (radius, radius, 0, 0), mode="reflect")
+    total = x * weights[0]
+    pair = torch.empty_like(x)
+    for t in range(1, radius + 1):
+        torch.add(padded.narrow(axis, radius - t, side), padded.narrow(axis, radius + t, side), out=pair)
+        total.addcmul_(pair, weights[t])
+    return total

@@ -1,0 +1,19 @@
+"""Pictures as sequences of patches."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def patchify(x: Float[Tensor, "b c h w"], patch: int) -> Float[Tensor, "b n p"]:
+    """Non-overlapping patches in reading order, each flattened as (row, column, channel); p = patch² · c."""
+    b, c, h, w = x.shape
+    x = x.reshape(b, c, h // patch, patch, w // patch, patch)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(b, (h // patch) * (w // patch), patch * patch * c)
+
+
+def unpatchify(x: Float[Tensor, "b n p"], patch: int, grid: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+    """The inverse of `patchify` for a grid of (rows, columns)."""
+    b, _, p = x.shape
+    rows, columns = grid
+    x = x.reshape(b, rows, columns, patch, patch, p // patch**2)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, rows * patch, columns * patch)

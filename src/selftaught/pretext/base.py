@@ -1,0 +1,70 @@
+"""What every pretext task is: an nn.Module from a Batch to a Step."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import nn
+
+from selftaught.batch import Batch, Step
+from selftaught.encoders import Encoder
+from selftaught.errors import UserError, unknown
+from selftaught.modality.base import Modality
+
+
+class Pretext(nn.Module, ABC):
+    """A pretext task: the encoder under training, what else the method trains, and its loss.
+
+    A subclass lives in a file of its own and says in class variables what it is:
+        Config: frozen dataclass of its settings, the paper's defaults.
+        family, paper: for the lists a user reads.
+        kinds: kinds of data it works on.
+        needs: abilities its encoder must have (see Encoder.abilities).
+        supervised: whether it reads labels. A contract test changes the labels and demands the same loss otherwise.
+        splits_batch: whether micro-batches of an accumulated step give the same gradient as the whole batch; not so for
+            losses that compare the samples of a batch.
+    """
+
+    Config: ClassVar[type]
+    family: ClassVar[str]
+    paper: ClassVar[str]
+    kinds: ClassVar[frozenset[str]] = frozenset({"image"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    supervised: ClassVar[bool] = False
+    splits_batch: ClassVar[bool] = True
+
+    def __init__(self, encoder: Encoder, modality: Modality, config: Any) -> None:
+        super().__init__()
+        name = type(self).__module__.rpartition(".")[2]
+        if missing := self.needs - encoder.abilities:
+            raise UserError(
+                f"pretext '{name}' needs an encoder that can {', '.join(sorted(missing))}; "
+                f"'{encoder.config.name}' cannot; use a vit_* encoder, such as vit_micro"
+            )
+        if modality.name not in self.kinds:
+            raise UserError(f"pretext '{name}' works on {', '.join(sorted(self.kinds))}, not on {modality.name}")
+        self.encoder = encoder
+        self.modality = modality
+        self.config = config
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Step:
+        """Loss and metrics of a batch; all randomness comes from the batch's keys."""
+
+    def after_step(self, progress: float) -> None:  # most tasks have nothing to do here
+        """Called after each optimiser step with the share of the run done: momentum encoders, queues, centres."""
+
+    def chance(self, batch_size: int) -> float | None:
+        """The loss of a model that has learnt nothing, or None where no such figure exists."""
+        return None
+
+
+def customised(default: Any, changes: dict[str, Any] | None) -> Any:
+    """`default` (a frozen dataclass) with the given fields changed; an unknown field names its nearest match."""
+    if not changes:
+        return default
+    known = {field.name for field in dataclasses.fields(default)}
+    for name in changes:
+        if name not in known:
+            raise unknown("field of the view", name, known)
+    return dataclasses.replace(default, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})

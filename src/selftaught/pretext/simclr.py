@@ -1,0 +1,58 @@
+"""SimCLR: two views of a sample are told apart from the views of all others.
+
+Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual Representations".
+"""
+
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import torch
+
+from selftaught.batch import Batch, Step
+from selftaught.encoders import Encoder
+from selftaught.heads import ProjectionHead
+from selftaught.losses.contrastive import nt_xent
+from selftaught.modality.base import Modality
+from selftaught.pretext.base import Pretext, customised
+
+
+class SimCLR(Pretext):
+    """Encoder f, projection head g, NT-Xent on g(f(view 1)) and g(f(view 2))."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """temperature: the paper's best on CIFAR-10 (appendix B.9) is 0.5; on ImageNet 0.1.
+
+        hidden, out: widths of the projection head; hidden None is the encoder's width.
+        decoupled: leave the positive out of the denominator (DCL, Yeh et al. 2022).
+        view: changes to the kind of data's contrastive view.
+        """
+
+        temperature: float = 0.5
+        hidden: int | None = None
+        out: int = 128
+        decoupled: bool = False
+        view: dict[str, Any] | None = None
+
+    family = "contrastive"
+    paper = "Chen et al. 2020, arXiv:2002.05709"
+    splits_batch = False
+
+    def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
+        super().__init__(encoder, modality, config)
+        self.view = customised(modality.contrastive_view(), config.view)
+        self.head = ProjectionHead(encoder.width, config.hidden or encoder.width, config.out)
+
+    def forward(self, batch: Batch) -> Step:
+        """Both views go through the encoder together, as in the authors' code, so BatchNorm sees them as one batch."""
+        x1 = self.modality.view(batch, self.view, stream=1)
+        x2 = self.modality.view(batch, self.view, stream=2)
+        h = self.encoder(torch.cat([x1, x2])).pooled
+        z1, z2 = self.head(h).chunk(2)
+        loss, accuracy = nt_xent(z1, z2, self.config.temperature, decoupled=self.config.decoupled)
+        return Step(loss, {"accuracy": accuracy})
+
+    def chance(self, batch_size: int) -> float:
+        """Cross-entropy of a uniform guess among the 2N - 1 other views (2N - 2 when decoupled)."""
+        return log(2 * batch_size - (2 if self.config.decoupled else 1))

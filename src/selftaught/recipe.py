@@ -1,0 +1,22 @@
+"""The recipe: one frozen dataclass that says everything about a pretraining run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from selftaught.encoders.base import EncoderConfig
+from selftaught.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete pretraining run. `selftaught pretrain --recipe recipe.json` starts the same run again."""
+
+    data: str
+    data_hash: str
+    holdout: float
+    kind: str
+    modality: dict[str, Any]
+    pretext: str
+    pretext_config: dict[str, Any]
+    encoder: EncoderConfig
+    train: TrainConfig

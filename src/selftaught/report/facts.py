@@ -1,0 +1,244 @@
+"""What was run: key facts, curves, recipe, data, and the commands that make it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from selftaught.report import results
+from selftaught.report.charts import Mark, curve
+from selftaught.report.files import RunFiles
+from selftaught.report.results import Line
+from selftaught.report.scales import minus
+
+COMMANDS = {
+    "evaluation.json": "selftaught evaluate {run}",
+    "atlas.json": "selftaught evaluate {run}",
+    "log.jsonl": "selftaught pretrain {recipe}",
+    "recipe.json": "selftaught pretrain {recipe}",
+}
+_CONTENTS = {
+    "evaluation.json": "No evaluation",
+    "atlas.json": "No map of the embedding and no neighbours",
+    "log.jsonl": "No training log",
+}
+_CURVES = {
+    "loss": ("loss", "A falling loss alone proves nothing: collapse has a low loss too."),
+    "held_out_loss": (
+        "held-out loss",
+        "The loss on samples kept out of training; rising while the loss falls is overfitting.",
+    ),
+    "rank": ("effective rank", "How many directions the features use; near 1 is collapse."),
+    "std": ("feature std", "Spread of the L2-normalised features; 0 is collapse."),
+    "alignment": ("alignment", "Distance of two views of one sample; lower is closer."),
+    "uniformity": ("uniformity", "How evenly features cover the sphere; lower is more even."),
+    "knn": ("k-NN accuracy", "On held-out labels, for watching only; they never train."),
+    "lr": ("learning rate", ""),
+}
+_MAIN = ("pretext", "encoder", "data", "steps", "epochs", "batch", "seed")
+_LIST = 20
+
+
+def section(title: str, side: str, body: str) -> str:
+    """A section of the page: its title and remarks beside its content. `side` and `body` are HTML already."""
+    return f'<section><div class="side"><h2>{escape(title)}</h2>{unbroken(side)}</div><div>{body}</div></section>'
+
+
+def unbroken(html: str) -> str:
+    """HTML text in which no line starts with a per cent sign."""
+    return html.replace(" %", "&nbsp;%")
+
+
+def command(files: RunFiles, name: str) -> str:
+    run = str(files.run)
+    return COMMANDS[name].format(run=shlex.quote(run), recipe=shlex.quote(f"{run}/recipe.json"))
+
+
+def missing(files: RunFiles, name: str) -> str:
+    """The note that stands where a file is absent: what is not there and the command that makes it."""
+    how = f"<code>{escape(command(files, name))}</code>"
+    return f'<p class="empty">{_CONTENTS[name]} in this run folder. Make it with {how}</p>'
+
+
+def facts(files: RunFiles, table: list[Line]) -> str:
+    """The key facts below the headline, as many as the files give."""
+    found = [*_result_facts(table), *_run_facts(files)]
+    items = "".join(
+        f"<div><dt>{escape(a)}</dt><dd>{escape(b)}<small>{escape(c)}</small></dd></div>" for a, b, c in found
+    )
+    return f'<dl class="facts">{items}</dl>' if items else ""
+
+
+def _result_facts(table: list[Line]) -> Iterator[tuple[str, str, str]]:
+    top = next((line for line in table if results.PRETRAINED in line.cells), None)
+    if top is None:
+        return
+    cell = top.cells[results.PRETRAINED]
+    labels = f" with {top.labels_n:,} labels" if top.labels_n else ""
+    span = results.interval(cell.low, cell.high, top.metric)
+    yield (
+        f"{top.title} {top.metric.replace('_', ' ')}",
+        results.figure(cell.value, top.metric),
+        f"{span}{labels}".strip(),
+    )
+    gain = top.gain()
+    if gain is not None:
+        value, baseline, apart = gain
+        amount = f"{100 * value:+.1f} points" if results.is_share(top.metric) else f"{value:+.3f}"
+        words = "" if apart else "; intervals overlap"
+        yield "Over the best baseline", minus(amount), f"{results.feature_name(baseline)}{words}"
+
+
+def _run_facts(files: RunFiles) -> Iterator[tuple[str, str, str]]:
+    count = results.number(files.data.get("count"))
+    if count is not None:
+        held_out = results.number(files.data.get("held_out"))
+        yield "Samples, no labels used", f"{count:,.0f}", f"{held_out:,.0f} held out" if held_out else ""
+    seconds = results.number(files.summary.get("seconds"))
+    if seconds is not None:
+        rate = results.number(files.summary.get("samples_per_second"))
+        speed = f"{rate:,.0f} samples/s" if rate is not None else ""
+        device = files.summary.get("device")
+        yield "Training time", duration(seconds), " on ".join(filter(None, (speed, str(device) if device else "")))
+    parameters = results.number(files.summary.get("parameters"))
+    if parameters is not None:
+        yield (
+            "Parameters",
+            f"{parameters / 1e6:.3g} M" if parameters >= 1e5 else f"{parameters:,.0f}",
+            str(files.recipe.get("encoder", "")),
+        )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 4210 -> '1 h 10 min'."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def words(value: Any, limit: int = 300) -> str:
+    """Any JSON value in words, cut at `limit` characters."""
+    if isinstance(value, dict):
+        text = ", ".join(f"{k} {words(v)}" for k, v in value.items())
+    elif isinstance(value, list):
+        text = ", ".join(words(v) for v in value[:_LIST]) + (
+            f" and {len(value) - _LIST:,} more" if len(value) > _LIST else ""
+        )
+    elif isinstance(value, bool) or value is None:
+        text = {True: "yes", False: "no", None: "–"}[value]
+    elif isinstance(value, float):
+        text = f"{value:.6g}"
+    else:
+        text = f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def curves_section(files: RunFiles) -> str:
+    """Small charts of every logged metric: the loss first, then health, then the rest, the learning rate last."""
+    if not files.log and not files.health:
+        return section("Training", "", missing(files, "log.jsonl"))
+    end = float(max(row["step"] for row in (*files.log, *files.health)))
+    marks = [Mark(float(a["step"]), i, str(a.get("name", "alarm"))) for i, a in enumerate(files.alarms, 1)]
+    sources = {key: rows for rows in (files.health, files.log) for key in dict.fromkeys(k for row in rows for k in row)}
+    known = [key for key in _CURVES if key in sources and key != "lr"]
+    other = [key for key in sources if key not in _CURVES and key != "step"]
+    charts = [_chart(key, sources[key], end, marks) for key in (*known, *other, *(["lr"] if "lr" in sources else []))]
+    side = "<p>Over training steps. The bold line is the median, the thin one every value’s range.</p>"
+    if not files.alarms and files.health:
+        side += "<p>No alarm was raised.</p>"
+    alarms = "".join(
+        f"<li><b>{i}</b> {escape(_named(a))}, step {a['step']:,}<span>{escape(str(a.get('cause', '')))}</span>"
+        f"<span>{escape(str(a.get('remedy', '')))}</span></li>"
+        for i, a in enumerate(files.alarms, 1)
+    )
+    listed = f'<ol class="alarms">{alarms}</ol>' if alarms else ""
+    return section("Training", side, f'<div class="multiples">{"".join(charts)}</div>{listed}')
+
+
+def _named(alarm: dict[str, Any]) -> str:
+    return str(alarm.get("name", "alarm")).replace("_", " ")
+
+
+def _chart(key: str, rows: list[dict[str, Any]], end: float, marks: list[Mark]) -> str:
+    """One chart, or '' where the metric is never a number. null is 'not measured'; NaN and infinity are drawn."""
+    pairs = [
+        (row["step"], row[key])
+        for row in rows
+        if isinstance(row.get(key), int | float) and not isinstance(row[key], bool)
+    ]
+    if not pairs:
+        return ""
+    steps, values = (np.array(column, dtype=np.float64) for column in zip(*pairs))
+    title, note = _CURVES.get(key, (key.replace("_", " "), ""))
+    last = minus(f"{values[-1]:.3g}")
+    drawing = curve(title, steps, values, end, marks if key != "lr" else ())
+    remark = f"<p>{escape(note)}</p>" if note else ""
+    return f"<figure><figcaption>{escape(title)}<span>{last}</span></figcaption>{drawing}{remark}</figure>"
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    body = "".join(f'<tr><th scope="row">{escape(a)}</th><td>{escape(b)}</td></tr>' for a, b in rows)
+    return f'<table class="facts-table"><tbody>{body}</tbody></table>'
+
+
+def recipe_section(files: RunFiles) -> str:
+    """What was run, and the commands that run it again."""
+    if not files.recipe:
+        return ""
+    main = [(key, words(files.recipe[key])) for key in _MAIN if key in files.recipe]
+    optim = files.recipe.get("optim")
+    if isinstance(optim, dict):
+        main.append(("optimiser", words({k: v for k, v in optim.items() if not isinstance(v, dict | list)})))
+    everything = [(name, words(value)) for name, value in _flat(files.recipe)]
+    whole = f"<details><summary>The whole recipe: {len(everything)} settings</summary>{_table(everything)}</details>"
+    again = "\n".join((command(files, "recipe.json"), command(files, "evaluation.json")))
+    version = files.recipe.get("selftaught")
+    with_version = f" with selftaught {escape(str(version))}" if version else ""
+    reproduce = (
+        f'<h3>Run it again</h3><pre>{escape(again)}</pre><p class="note">The same recipe, data and thread count give '
+        f"the same bits on the same class of machine{with_version}.</p>"
+    )
+    return section("What was run", "", _table(main) + whole + reproduce)
+
+
+def data_section(files: RunFiles) -> str:
+    """What the run was fed: counts, classes, and every sample that was left out with its reason."""
+    data = files.data
+    if not data:
+        return ""
+    rows = [
+        (str(key).replace("_", " "), words(value)) for key, value in data.items() if key not in ("skipped", "classes")
+    ]
+    classes = data.get("classes")
+    if isinstance(classes, list | dict) and classes:
+        rows.insert(1, ("classes", f"{len(classes):,}: {words(classes, 700)}"))
+    elif classes is not None:
+        rows.insert(1, ("classes", words(classes)))
+    skipped = data.get("skipped")
+    body = _table(rows)
+    if isinstance(skipped, list) and skipped:
+        named = [(words(s.get("name")), words(s.get("reason"))) for s in skipped[:200] if isinstance(s, dict)]
+        more = f'<p class="note">and {len(skipped) - 200:,} more in data.json</p>' if len(skipped) > 200 else ""
+        title = f"{len(skipped):,} samples left out, with reasons"
+        body += f"<details><summary>{title}</summary>{_table(named)}{more}</details>"
+    elif isinstance(skipped, list):
+        body += '<p class="note">No sample had to be left out.</p>'
+    return section("Data", "", body)

@@ -1,0 +1,1 @@
+"""Training: the one loop for pretraining and fine-tuning, optimisers, checkpoints, watchers, distributed."""

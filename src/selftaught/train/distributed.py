@@ -1,0 +1,80 @@
+"""Ranks under torchrun: nothing home-made, only the few calls that the loop needs."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from selftaught.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the processes of a run."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank is the one that writes."""
+        return self.rank == 0
+
+
+def join(device: str) -> Ranks:
+    """Join the process group that torchrun set up, if any: gloo on CPU, NCCL on CUDA."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return Ranks()
+    local = int(os.environ["LOCAL_RANK"])
+    if not dist.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(local)
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size(), local)
+
+
+def leave() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def agree(flag: bool, device: torch.device) -> bool:
+    """True on every rank if it is true on any."""
+    if not dist.is_initialized():
+        return flag
+    value = torch.tensor(int(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def mean(values: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Mean of each figure over the ranks."""
+    if not dist.is_initialized():
+        return values
+    flat = torch.tensor(list(values.values()), device=device, dtype=torch.float64)
+    dist.all_reduce(flat)
+    return dict(zip(values, (flat / dist.get_world_size()).tolist(), strict=True))
+
+
+def share(task: nn.Module, strategy: str, ranks: Ranks, device: torch.device) -> nn.Module:
+    """Wrap a task for its ranks: DDP copies it, FSDP2 cuts its parameters into shards.
+
+    On CUDA, BatchNorm takes its statistics over all ranks; PyTorch has no such layer for CPUs.
+    """
+    if ranks.world == 1:
+        return task
+    if device.type == "cuda":
+        task = nn.SyncBatchNorm.convert_sync_batchnorm(task)
+    if strategy == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+
+        fully_shard(task)
+        return task
+    if strategy != "ddp":
+        raise UserError(f"strategy '{strategy}' is unknown; use ddp or fsdp")
+    return DistributedDataParallel(task, device_ids=[device.index] if device.type == "cuda" else None)

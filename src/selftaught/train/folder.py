@@ -1,0 +1,91 @@
+"""The run folder: the recipe that owns it and logs that a resumed run continues without a seam."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from selftaught import disk
+from selftaught.errors import UserError
+from selftaught.settings import differences, load_json
+
+LOGS = ("log.jsonl", "health.jsonl", "alarms.jsonl")
+
+
+class RunFolder:
+    """A folder `runs/NAME`. Only rank 0 writes; the other ranks hold one with `writes` false.
+
+    log.jsonl, health.jsonl and alarms.jsonl hold nothing that depends on the clock, so that a resumed run writes the
+    very bytes of an uninterrupted one; times are in timing.jsonl.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the full states are."""
+        return self.path / "checkpoints"
+
+    @property
+    def encoder(self) -> Path:
+        """The bundle: what is left when training is over."""
+        return self.path / "encoder"
+
+    def claim(self, request: dict[str, Any]) -> bool:
+        """Take the folder for a request; True if it already holds a run of the very same request, to be resumed.
+
+        Raises UserError with the difference where it holds another run, or files that are no run at all.
+        """
+        file = self.path / "request.json"
+        if file.is_file():
+            if lines := differences(load_json(file), request):
+                shown = "; ".join(lines[:6]) + (f"; and {len(lines) - 6} more" if len(lines) > 6 else "")
+                raise UserError(f"'{self.path}' holds another run ({shown}); use another --out")
+            return True
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"'{self.path}' exists and is no run of selftaught; use another --out")
+        if self.writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            disk.write_json(file, request)
+        return False
+
+    def append(self, name: str, row: dict[str, Any]) -> None:
+        """Add a line to a log. RunStopped on a full disk."""
+        if not self.writes:
+            return
+        try:
+            with (self.path / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise disk.disk_error(error, self.path / name) or error from error
+
+    def log_sizes(self) -> dict[str, int]:
+        """Bytes of each log, flushed to disk: what belongs to the checkpoint about to be written."""
+        sizes = {}
+        for name in LOGS:
+            file = self.path / name
+            if file.exists():
+                disk.sync(file)
+            sizes[name] = file.stat().st_size if file.exists() else 0
+        return sizes
+
+    def cut_logs(self, sizes: dict[str, int]) -> None:
+        """Cut each log back to the given size: lines of steps that the checkpoint does not know."""
+        for name in LOGS if self.writes else ():
+            file = self.path / name
+            if file.exists() and file.stat().st_size > sizes.get(name, 0):
+                os.truncate(file, sizes.get(name, 0))
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a log; a last line cut short by a crash is left out."""
+        file = self.path / name
+        if not file.exists():
+            return []
+        rows = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows

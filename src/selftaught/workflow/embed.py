@@ -1,0 +1,44 @@
+"""embed: the encoder's features of each sample, as a file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from selftaught import bundle
+from selftaught.errors import UserError
+from selftaught.evaluate.features import encode
+from selftaught.train.progress import Meter
+from selftaught.workflow.prepare import open_source, pick_device
+
+
+def embed(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
+    """Features [n, width] float32 in the order of the data: .npy with OUT.names.txt beside it, or .parquet."""
+    if out.suffix not in (".npy", ".parquet"):
+        raise UserError(f"'{out}' must end in .npy or .parquet")
+    names_file = out.with_suffix(".names.txt")
+    for file in (out, names_file) if out.suffix == ".npy" else (out,):
+        if file.exists():
+            raise UserError(f"'{file}' exists; name another file with --out, or remove it")
+    loaded = bundle.load(run)
+    source = open_source(data, loaded.encoder.config.size, quiet)
+    where = torch.device(pick_device(device))
+    with Meter("embed", len(source), quiet=quiet) as meter:
+        features = encode(
+            loaded.encoder, loaded.modality, source, np.arange(len(source)), where, lambda done, _: meter.update(done)
+        ).numpy()
+    names = [source.names[i] for i in range(len(source))]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.tmp")
+    if out.suffix == ".npy":
+        with temporary.open("wb") as stream:
+            np.save(stream, features)
+        names_file.write_text("".join(name.replace("\n", " ") + "\n" for name in names), encoding="utf-8")
+    else:
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1])
+        pq.write_table(pa.table({"name": names, "features": flat}), temporary)
+    temporary.replace(out)
+    return out

@@ -1,0 +1,221 @@
+"""evaluate: what is an encoder worth, beside random initialisation and raw features?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selftaught import bundle, disk, rng
+from selftaught.data import Source, holdout
+from selftaught.data.images import ImageSource
+from selftaught.encoders import EncoderConfig, build
+from selftaught.errors import UserError
+from selftaught.evaluate import efficiency, features
+from selftaught.evaluate.verdict import verdict
+from selftaught.report import make_atlas, results_table, write_report
+from selftaught.settings import from_json, to_json
+from selftaught.train.progress import Meter
+from selftaught.workflow.prepare import open_source, pick_device, say
+
+_ATLAS = 1500
+_LEAST_TEST = 20
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled samples for the probes and samples to test on; the two may lie in different sources."""
+
+    train: ImageSource
+    train_index: np.ndarray
+    test: ImageSource
+    test_index: np.ndarray
+    protocol: dict[str, Any]
+
+
+def seen_hashes(run: Path) -> np.ndarray:
+    """Content hashes of the samples that a run was pretrained on; empty for a bundle without its run."""
+    for folder in (run, run.parent):
+        if (folder / "seen.npy").is_file():
+            return np.load(folder / "seen.npy", allow_pickle=False)
+    return np.empty(0, dtype=np.uint64)
+
+
+def labelled(source: Source, what: str) -> np.ndarray:
+    """Positions of the samples with a label; UserError where there are none."""
+    known = np.empty(0, np.int64) if source.labels is None else np.flatnonzero(source.labels >= 0)
+    if len(known) == 0:
+        raise UserError(f"{what} has no labels; put the pictures into one folder per class, or name a label column")
+    return known
+
+
+def split(data: Any, train: Any, seen: np.ndarray, size: int, quiet: bool) -> Split:
+    """Who may teach the probes and who is tested. No tested sample was seen by pretraining or by a probe.
+
+    With `train`: probes learn from it and DATA is the test set. Without, where pretraining saw a part of DATA: probes
+    learn from that part and the held-out rest is tested. Where it saw nothing of DATA: a half by content hash each.
+    """
+    test_source = open_source(data, size, quiet)
+    test = labelled(test_source, f"'{data}'")
+    fresh = test[~np.isin(test_source.hashes[test], seen)]
+    protocol: dict[str, Any] = {"seen_by_pretraining": len(test) - len(fresh)}
+    if train is not None:
+        train_source = open_source(train, size, quiet)
+        if train_source.classes != test_source.classes:
+            raise UserError(
+                f"the classes of --train ({', '.join(train_source.classes[:5])} ...) and of DATA "
+                f"({', '.join(test_source.classes[:5])} ...) differ; use the same folder names"
+            )
+        train_index = labelled(train_source, f"'{train}'")
+        leaked = np.isin(test_source.hashes[fresh], train_source.hashes[train_index])
+        fresh = fresh[~leaked]
+        protocol |= {"split": "given", "left_out_as_duplicates": int(leaked.sum())}
+    elif len(fresh) < len(test):
+        train_source = test_source
+        train_index = np.setdiff1d(test, fresh)
+        protocol |= {"split": "held out from pretraining by content hash"}
+    else:
+        train_source = test_source
+        half, other = holdout(test_source, 0.5)
+        train_index, fresh = np.intersect1d(half, test), np.intersect1d(other, test)
+        protocol |= {"split": "halves by content hash; pretraining saw neither"}
+    if len(fresh) < _LEAST_TEST:
+        raise UserError(
+            f"only {len(fresh)} labelled samples of '{data}' are unseen by pretraining; at least {_LEAST_TEST} are needed: "
+            "name a test set of its own, and the labelled training set with --train"
+        )
+    return Split(train_source, train_index, test_source, fresh, protocol)
+
+
+def off_the_shelf(name: str, size: int, channels: int) -> tuple[Any, Any]:
+    """An encoder to compare with, by hub name or bundle, and its preprocessing."""
+    if name.startswith(("timm:", "hf:")):
+        hub = name.replace("hf:", "hf-hub:") if name.startswith("hf:") else name.removeprefix("timm:")
+        weights = None if name.startswith("hf:") else "timm"
+        encoder = build(EncoderConfig(hub, size, channels, weights))
+        found: Any = getattr(encoder.model, "pretrained_cfg", {})
+        mean, std = (list(found[k]) if channels == 3 else [sum(found[k]) / 3] * channels for k in ("mean", "std"))
+        return encoder, bundle.modality_from_json(
+            "image", {"size": size, "channels": channels, "mean": mean, "std": std}
+        )
+    other = bundle.load(Path(name))
+    return other.encoder, other.modality
+
+
+class Shifted:
+    """Progress of one part of a whole: its count starts where the parts before it ended."""
+
+    def __init__(self, meter: Meter, start: int) -> None:
+        self.meter, self.start = meter, start
+
+    def __call__(self, done: int, total: int) -> None:
+        self.meter.update(self.start + done)
+
+
+def evaluate(
+    run: Path,
+    data: Any,
+    train: Any,
+    labels: tuple[float, ...],
+    against: tuple[str, ...],
+    draws: int,
+    seed: int,
+    device: str,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Probe and kNN over label budgets; writes evaluation.json, the map and report.html; prints the table."""
+    where = torch.device(pick_device(device))
+    loaded = bundle.load(run)
+    config = loaded.encoder.config
+    parts = split(data, train, seen_hashes(run), config.size, quiet)
+    sets = {"pretrained": (loaded.encoder, loaded.modality)}
+    # The control is the very draw of weights that the run began with, not another one.
+    start = from_json(EncoderConfig, {**to_json(config), "weights": None}, "encoder")
+    sets["random_init"] = (build(start, rng.fold(loaded.info.get("seed", 0)) >> 1), loaded.modality)
+    for name in against:
+        sets[name] = off_the_shelf(name, config.size, config.channels)
+    matrices: dict[str, tuple[Tensor, Tensor]] = {}
+    total = len(sets) * (len(parts.train_index) + len(parts.test_index))
+    with Meter("encode", total, quiet=quiet) as meter:
+        done = 0
+        for name, (encoder, modality) in sets.items():
+            both = []
+            for source, index in ((parts.train, parts.train_index), (parts.test, parts.test_index)):
+                both.append(features.encode(encoder, modality, source, index, where, Shifted(meter, done)))
+                done += len(index)
+            matrices[name] = (both[0], both[1])
+    matrices["raw"] = (
+        features.raw(loaded.modality, parts.train, parts.train_index),
+        features.raw(loaded.modality, parts.test, parts.test_index),
+    )
+    assert parts.train.labels is not None
+    assert parts.test.labels is not None
+    with Meter("probe", 1, quiet=quiet) as meter:
+
+        def progress(done: int, total: int) -> None:
+            meter.total = total
+            meter.update(done)
+
+        rows = efficiency.curve(
+            matrices,
+            torch.from_numpy(parts.train.labels[parts.train_index]),
+            torch.from_numpy(parts.test.labels[parts.test_index]),
+            shares=[x for x in labels if x <= 1],
+            counts=[round(x) for x in labels if x > 1],
+            draws=draws,
+            seed=seed,
+            progress=progress,
+        )
+    result = {
+        "protocol": {
+            **parts.protocol,
+            "train_samples": len(parts.train_index),
+            "test_samples": len(parts.test_index),
+            "classes": len(parts.train.classes),
+            "draws": draws,
+            "interval": "95 %, bootstrap over draws and test samples",
+            "hyperparameters": "chosen on parts of the labelled training samples",
+        },
+        "data": str(data) if isinstance(data, str | Path) else type(data).__name__,
+        "data_hash": parts.test.fingerprint,
+        "recipe_hash": loaded.info.get("recipe_hash"),
+        "verdict": verdict(rows),
+        "rows": rows,
+    }
+    _keep(run, result, parts, matrices["pretrained"][1], seed, quiet)
+    return result
+
+
+def _keep(run: Path, result: dict[str, Any], parts: Split, found: Tensor, seed: int, quiet: bool) -> None:
+    """Write what was found into the run folder and show it."""
+    folder = run if (run / "recipe.json").is_file() else run.parent if run.name == "encoder" else run
+    disk.write_json(folder / "evaluation.json", result)
+    some = np.sort(rng.permutation(len(parts.test_index), seed, 6)[:_ATLAS])
+    chosen = parts.test_index[some]
+    labels = None if parts.test.labels is None else parts.test.labels[chosen]
+    atlas = make_atlas(
+        found[torch.from_numpy(some)].numpy(),
+        thumbnails(parts.test, chosen),
+        [parts.test.names[int(i)] for i in chosen],
+        labels,
+        parts.test.classes,
+        seed,
+    )
+    atlas.save(folder)
+    page = write_report(folder)
+    if not quiet:
+        from rich.console import Console
+
+        Console().print(results_table(result))
+        say(f"report: {page}")
+
+
+def thumbnails(source: ImageSource, index: np.ndarray, side: int = 32) -> np.ndarray:
+    """Small pictures uint8 [n, C, side, side] of the samples at `index`, squeezed to a square."""
+    from selftaught.modality.image import ImageModality
+
+    modality = ImageModality(side, source.channels, (0.0,) * source.channels, (1.0,) * source.channels)
+    parts = [modality.plain(batch) for batch in features.raw_batches(source, index, torch.device("cpu"))]
+    return (torch.cat(parts) * 255).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -1,0 +1,94 @@
+"""inspect: what is in the data, which pretext tasks suit it, and what a run would cost on this machine."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from selftaught.data import holdout
+from selftaught.data.audit import Audit, audit, suits
+from selftaught.data.cache import show_bytes
+from selftaught.errors import UserError
+from selftaught.train.distributed import Ranks
+from selftaught.train.progress import clock
+from selftaught.workflow.prepare import open_source, pick_device
+from selftaught.workflow.pretrain import Request, measure, resolve
+
+_EPOCHS = 100
+
+
+def inspect(data: Any, other: Any, cost: bool, quiet: bool) -> dict[str, Any]:
+    """The audit, the fitting tasks and their cost, as JSON values; printed unless `quiet`."""
+    device = pick_device("auto")
+    limit = 96 if device == "cpu" else 224
+    source = open_source(data, limit, quiet)
+    second = None if other is None else open_source(other, limit, quiet)
+    found = audit(source, second)
+    tasks = []
+    for name, fits, reason in suits(found):
+        row: dict[str, Any] = {"task": name, "suits": fits, "reason": reason}
+        if cost and fits:
+            row |= _cost(name, source, device)
+        tasks.append(row)
+    if not quiet:
+        _print(found, tasks)
+    return {**found.to_json(), "fingerprint": source.fingerprint, "tasks": tasks}
+
+
+def _cost(pretext: str, source: Any, device: str) -> dict[str, Any]:
+    """Seconds a step, memory, disk and the time of 100 epochs, from a few real steps with the automatic settings."""
+    request = Request(
+        data="", pretext=pretext, encoder="auto", weights=None, steps=1, epochs=None, minutes=None, batch=None, lr=None,
+        size=None, holdout=0.1, seed=0, device=device, settings=[], recipe=None,
+    )  # fmt: skip
+    try:
+        train, _ = holdout(source, request.holdout)
+        recipe = resolve(request, source, train, device, Ranks(), lambda line: None)
+        seconds, memory = measure(recipe, source, train, Ranks())
+    except UserError as error:
+        return {"cost": str(error)}
+    steps = _EPOCHS * (len(train) // recipe.train.batch)
+    return {
+        "encoder": recipe.encoder.name,
+        "batch": recipe.train.batch,
+        "seconds_per_step": round(seconds, 4),
+        "memory_bytes": round(memory),
+        "epochs": _EPOCHS,
+        "seconds": round(seconds * steps, 1),
+    }
+
+
+def _print(found: Audit, tasks: list[dict[str, Any]]) -> None:
+    out = Console()
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("pictures", f"{found.samples} with {found.channels} channel{'s' * (found.channels > 1)}")
+    low, middle, high = found.height
+    left, centre, right = found.width
+    facts.add_row("size", f"{low}-{high} px high (median {middle}), {left}-{right} px wide (median {centre})")
+    if found.classes:
+        counts = sorted(found.classes.values())
+        facts.add_row(
+            "classes", f"{len(counts)}, of {counts[0]} to {counts[-1]} pictures; {found.unlabelled} unlabelled"
+        )
+    else:
+        facts.add_row("classes", "none (no class folders, no label column)")
+    facts.add_row("left out", f"{found.skipped_count}" + "".join(f"\n{n}: {r}" for n, r in found.skipped[:10]))
+    facts.add_row("duplicates", f"{found.exact_extra} exact copies, {found.near_count} pictures with a near duplicate")
+    for group in found.exact[:3]:
+        facts.add_row("", " = ".join(group[:4]))
+    if found.other_samples is not None:
+        facts.add_row("leakage", f"{found.leak_exact} exact and {found.leak_near} near copies in the other set")
+        for leak in found.leaks[:3]:
+            facts.add_row("", f"{leak.name} {'=' if leak.exact else '~'} {leak.other}")
+    out.print(facts, markup=False, highlight=False)
+    table = Table("task", "suits", "why", "cost on this machine", box=None, pad_edge=False)
+    for row in tasks:
+        cost = row.get("cost", "")
+        if "seconds" in row:
+            cost = (
+                f"{row['encoder']}, batch {row['batch']}: {row['seconds_per_step']:.2f} s a step, "
+                f"{show_bytes(row['memory_bytes'])}; {row['epochs']} epochs in {clock(row['seconds'])}"
+            )
+        table.add_row(Text(row["task"]), "yes" if row["suits"] else "no", Text(row["reason"]), Text(cost))
+    out.print(table)

@@ -1,0 +1,106 @@
+"""From the user's data to what training reads: source, split, preprocessing, batches."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selftaught.batch import Batch
+from selftaught.data import Source, open_data
+from selftaught.data.images import ImageSource
+from selftaught.errors import UserError
+from selftaught.modality.image import ImageModality
+from selftaught.train.progress import Meter
+
+_STATISTICS_SAMPLES = 2048
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal; results go to standard output, this does not."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def pick_device(device: str) -> str:
+    """cpu or cuda; "auto" takes the GPU where there is one."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"device '{device}' is unknown; use auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device 'cuda' is not to be had on this machine; use --device cpu")
+    return device
+
+
+def pick_threads() -> int:
+    """CPU threads of this rank: OMP_NUM_THREADS where it is set, else all cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
+
+
+def open_source(data: Any, size: int | None, quiet: bool = False, **options: Any) -> ImageSource:
+    """Open data with messages and a progress line; pictures are stored a little larger than `size`."""
+    short_side = None if size is None else -(-size * 115 // 100)
+    if size is not None and size <= 64:
+        short_side = None if size < 32 else max(short_side or 0, 64)
+    meter: list[Meter] = []
+
+    def progress(done: int, total: int) -> None:
+        if not meter:
+            meter.append(Meter("prepare", total, quiet=quiet).__enter__())
+        meter[0].update(done)
+
+    tell = (lambda line: None) if quiet else say
+    try:
+        source = open_data(data, short_side=short_side, say=tell, progress=progress, **options)
+        assert isinstance(source, ImageSource)  # the one kind of this version
+        return source
+    finally:
+        if meter:
+            meter[0].__exit__(None, None, None)
+
+
+def pick_size(source: ImageSource, device: str) -> int:
+    """Training size in pixels: the data's own where it is small, else what the machine can bear."""
+    short = int(np.median(source.sizes.min(axis=1)))
+    if short <= 64:
+        return max(8, short)
+    limit = 96 if device == "cpu" else 224
+    return min(limit, short // 8 * 8)
+
+
+def fit_modality(source: ImageSource, size: int, index: np.ndarray) -> ImageModality:
+    """Preprocessing with the mean and standard deviation of each channel over (a part of) the training samples."""
+    some = index[:: max(1, len(index) // _STATISTICS_SAMPLES)]
+    total = squares = torch.zeros(source.channels, dtype=torch.float64)
+    count = 0
+    for part in np.array_split(some, max(1, len(some) // 256)):
+        inputs = source.fetch(part)
+        pixels = inputs["pixels"].double() / 255  # the canvas beyond a picture is zero and adds nothing
+        total = total + pixels.sum(dim=(0, 2, 3))
+        squares = squares + pixels.square().sum(dim=(0, 2, 3))
+        count += int(inputs["size"].prod(dim=1).sum())
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=1e-6).sqrt()
+    rounded = [tuple(round(float(v), 4) for v in t) for t in (mean, std)]
+    return ImageModality(size, source.channels, rounded[0], rounded[1])
+
+
+def fetcher(source: Source, index: np.ndarray, seed: int, labels: bool = False) -> Callable[[np.ndarray, int], Batch]:
+    """fetch(positions, step) -> Batch, where positions count within `index` and a sample keeps its place in `source`."""
+
+    def fetch(positions: np.ndarray, step: int) -> Batch:
+        chosen = index[positions]
+        known = source.labels is not None and labels
+        target = torch.from_numpy(source.labels[chosen]) if known and source.labels is not None else None
+        return Batch(source.fetch(chosen), torch.from_numpy(chosen), seed, step, target)
+
+    return fetch
+
+
+def name_of(data: Any) -> str:
+    """A short name for a run folder."""
+    return Path(str(data)).resolve().name.split(".")[0] if isinstance(data, str | os.PathLike) else "data"

@@ -1,0 +1,8 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# Shapes and types of every annotated function are checked while the tests run; users pay nothing for it.
+from jaxtyping import install_import_hook
+
+install_import_hook("selftaught", "beartype.beartype")
