@@ -1,5 +1,7 @@
 """SimCLR views per second on one core, beside lightly's transforms of the same strengths.
 
+Ours with its default, fused colour jitter (`selftaught/modality/image/colour.py` says how it differs).
+
 python benchmarks/augment.py [--json]
 """
 
@@ -8,13 +10,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 
+import selftaught.encoders._torchvision  # noqa: F401  (it goes before lightly, which imports torchvision)
+
+# isort: split
 import numpy as np
-import selftaught.encoders._torchvision  # noqa: F401  (before lightly, which imports torchvision)
 import torch
-from _timing import Row, compare, main
 from lightly.transforms.simclr_transform import SimCLRTransform, SimCLRViewTransform
 from PIL import Image
 
+from _timing import Row, compare, main
 from selftaught.batch import Batch
 from selftaught.modality.image import ImageModality
 from selftaught.modality.image.decode import decode

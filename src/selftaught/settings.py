@@ -5,6 +5,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,7 +96,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if old == new else [f"{where}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
-def parse_settings(pairs: typing.Sequence[str]) -> dict[str, Any]:
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """`["pretext.temperature=0.2", "optim.lr=0.1"]` as nested dictionaries; values are JSON, else text."""
     tree: dict[str, Any] = {}
     for pair in pairs:

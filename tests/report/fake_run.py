@@ -35,6 +35,7 @@ def evaluation() -> dict:
             "seeds": 5,
             "intervals": "bootstrap over samples",
         },
+        "data": "data/cifar10/test",
         "data_hash": "9b1c",
         "recipe_hash": "77f0",
         "verdict": [
@@ -76,7 +77,8 @@ def logs(steps: int, seed: int = 0) -> tuple[list[dict], list[dict], list[dict]]
     alarm = {
         "step": int(0.4 * steps),
         "name": "rank_drop",
-        "cause": "The effective rank fell by half within 200 steps: features began to collapse on few directions.",
+        "seen": "The effective rank fell from 82 to 35 within 200 steps.",
+        "cause": "Features began to collapse on few directions.",
         "remedy": "It recovered by itself. If it comes back, lower --lr by half or raise the temperature.",
     }
     return log, health, [alarm]
@@ -113,21 +115,24 @@ def write(run: Path, steps: int = 9750) -> Path:
         "selftaught": "0.1.0",
         "pretext": "simclr",
         "pretext_config": {"temperature": 0.2, "projection": {"hidden": 1024, "out": 128}},
-        "encoder": "resnet10_x0.5",
-        "encoder_config": {"stem": "small"},
+        "encoder": {"name": "resnet10_x0.5", "size": 32, "channels": 3},
         "data": "data/cifar10/train",
-        "steps": steps,
-        "batch": 512,
-        "seed": 0,
-        "optim": {"name": "lars", "lr": 0.3, "weight_decay": 1e-4, "warmup": 0.05, "schedule": "cosine"},
+        "train": {
+            "steps": steps,
+            "batch": 512,
+            "seed": 0,
+            "optim": {"name": "lars", "lr": 0.3, "weight_decay": 1e-4, "warmup": 0.05, "schedule": "cosine"},
+        },
     }
     data = {
         "count": 49990,
+        "train": 44990,
         "classes": CIFAR,
-        "sizes": {"32×32": 49990},
+        "smallest": [32, 32],
+        "largest": [32, 32],
         "channels": 3,
         "fingerprint": "3f5a9c1e",
-        "held_out": 500,
+        "held_out": 5000,
         "skipped": [{"name": f"cat/{i:04d}.jpg", "reason": "truncated JPEG: 612 bytes missing"} for i in range(10)],
     }
     summary = {"seconds": 8040.0, "samples_per_second": 621.0, "parameters": 1_230_000, "device": "2 CPU cores"}

@@ -74,9 +74,12 @@ def test_sections_come_in_order_with_the_verdict_first(run, atlas):
         "2 h 14 min",
         "rank drop, step 800",
         "lower --lr by half",
-        f"selftaught pretrain {run}/recipe.json",
+        f"selftaught pretrain data/cifar10/train --recipe {run}/recipe.json",
+        f"selftaught evaluate {run} data/cifar10/test",
+        "The effective rank fell from 82 to 35",
+        "44,990",
         "truncated JPEG",
-        "optim.warmup",
+        "train.optim.warmup",
     ):
         assert fact in words
 
@@ -140,8 +143,8 @@ def test_json_in_the_page_cannot_end_its_script():
 def test_an_empty_folder_says_what_is_missing_and_how_to_make_it(tmp_path):
     text = Elements(page(tmp_path)).text
     assert "Not evaluated yet" in text
-    assert f"selftaught evaluate {tmp_path}" in text
-    assert f"selftaught pretrain {tmp_path}/recipe.json" in text
+    assert f"selftaught evaluate {tmp_path} DATA" in text
+    assert f"selftaught pretrain DATA --recipe {tmp_path}/recipe.json" in text
     assert "Label efficiency" not in text
     with pytest.raises(UserError, match="not a run folder"):
         write_report(tmp_path / "absent")

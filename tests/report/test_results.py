@@ -68,7 +68,10 @@ def test_labels_as_a_count_or_a_share():
         return results.lines({"rows": [row("raw", 0.1, **labels)]})[0].labels
 
     assert shown(labels=100, labels_n=100) == "100"
-    assert shown(labels=1, labels_n=1) == "1"
+    assert shown(labels=1, labels_n=10) == "10 (1 a class)"
+    assert shown(labels=1.0, labels_n=10) == "10 (all)"
+    assert shown(labels=7, labels_n=None) == "7"
+    assert shown(labels=0, labels_n=0) == "none"
     assert shown(labels=0.01, labels_n=500) == "500 (1 %)"
     assert shown(labels=0.1, labels_n=None) == "10 %"
     assert shown(labels=None, labels_n=None) == "–"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from selftaught.batch import Encoded
 from selftaught.encoders.base import Encoder, EncoderConfig
+from selftaught.encoders.init import init_transformer
 from selftaught.errors import UserError, unknown
 
 
@@ -182,7 +183,7 @@ class ViTEncoder(TimmEncoder):
         patches = cast(Any, model.patch_embed)
         rows, columns = patches.grid_size
         self.grid = (rows, columns)
-        self.patch = int(patches.patch_size[0])
+        self.patch = patches.patch_size[0]
 
     def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Encoded:
         """tokens [B, N or K, D] are patches only; class and register tokens are read by `pooled`."""
@@ -203,6 +204,7 @@ def build_timm(config: EncoderConfig) -> Encoder:
         _fit_stem(model, config.size)
     if isinstance(model, VisionTransformer):
         if config.weights is None and not config.name.startswith("hf-hub:"):
+            init_transformer(model)
             _sincos_positions(model)
         return ViTEncoder(config, model)
     return TimmEncoder(config, model)

@@ -121,9 +121,7 @@ def _row(
         seeds=list(range(len(picks))), n=correct[name].shape[1], labels_n=len(picks[0]),
     )  # fmt: skip
     if name not in BASELINES:
-        row["against"] = {
-            b: list(difference(correct[name], correct[b], seed=seed)) for b in BASELINES if b in correct
-        }
+        row["against"] = {b: list(difference(correct[name], correct[b], seed=seed)) for b in BASELINES if b in correct}
     return row
 
 
@@ -160,7 +158,12 @@ def _draws(labels: Tensor, amount: float | int, draws: int, seed: int) -> list[T
 
 
 def _amounts(
-    features: Features, train_labels: Tensor, test_labels: Tensor, shares: Sequence[float], counts: Sequence[int], draws: int
+    features: Features,
+    train_labels: Tensor,
+    test_labels: Tensor,
+    shares: Sequence[float],
+    counts: Sequence[int],
+    draws: int,
 ) -> list[float | int]:
     """The numbers of labels asked for, few first, after every check that could fail later."""
     if draws < 1:

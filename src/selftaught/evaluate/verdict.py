@@ -1,5 +1,6 @@
 """What the rows of a label-efficiency curve mean, in plain sentences and as a structured outcome."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -70,7 +71,7 @@ def worth(
     if base[0]["labels_n"] > labels_n or base[0]["value"] >= value:
         return None
     most = base[-1]["labels_n"]
-    for left, right in zip(base, base[1:]):
+    for left, right in itertools.pairwise(base):
         if left["value"] < value <= right["value"]:
             share = (value - left["value"]) / (right["value"] - left["value"])
             log = math.log(left["labels_n"]) * (1 - share) + math.log(right["labels_n"]) * share

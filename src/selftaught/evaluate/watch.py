@@ -12,22 +12,26 @@ from statistics import fmean, median
 
 from selftaught.evaluate.health import HealthRow
 
-# Complete collapse: the normalised features lost two thirds of the spread they had, are not regaining it, and keep
-# less than any healthy run shows. Measured: SimSiam dips to a half and recovers; without stop-gradient it falls to a
-# third within 100 steps and goes on falling.
+# Complete collapse: the normalised features lost two thirds of the spread they began with, or three quarters of the most
+# they had, are not regaining it, and keep less than any healthy run shows. Measured: SimSiam dips to a half and
+# recovers; without stop-gradient it falls to a third within 100 steps and goes on falling.
 _SPREAD_LEFT = 1 / 3
+_SPREAD_LEFT_OF_PEAK = 1 / 4
 _SPREAD_LOW = 0.25
-_REGAINING = 1.02
-# Dimensional collapse: under a third of the highest rank seen, and under 5 % of what width and samples allow.
+_SPREAD_NEVER = 0.05  # a projector may begin below this (.018 measured); healthy ones leave it within 25 steps
+_REGAINING = 1.05
+# Dimensional collapse: under a third of the highest rank seen, and under 5 % of what width and samples allow, in three
+# measures and still not regaining it. Measured: SimCLR without BatchNorm healthily passes through rank 2 of 64.
 _RANK_LEFT = 1 / 3
 _RANK_SHARE = 0.05
+_RANK_MEASURES = 3
 _CHANCE_STEPS = 300  # a warm-up may sit at chance for a while
 _CHANCE_NEAR = 0.01
 _DIVERGED = 3.0
 _BOUNDED = 5.0  # cosine losses never exceed 4: below 5 nothing is called divergence
 _WINDOW = 25
 _STILL_MEASURES = 4
-_STILL = 1e-4
+_STILL = 1e-5
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,16 @@ class Alarm:
 def diagnose(history: Sequence[HealthRow], losses: Sequence[float], chance: float | None = None) -> Alarm | None:
     """The first thing that is wrong with a run, or None.
 
-    history: measures of the same samples from step 0 on (the first one, before training, is what the others are held
-        against), best of the projector's or encoder's output that the loss acts on. losses: one per step since step
+    history: measures of the same samples from step 0 on; the first one, before training, is what the others are held
+        against. Best of the output that the loss acts on (the projector's): an encoder with BatchNorm may keep its
+        spread while the projector behind it has collapsed. losses: one per step since step
         0. chance: the loss of a model that knows nothing (log(2N - 1) for SimCLR with N samples, log 4 for rotation);
         None where the pretext has none.
     """
     return (
         _not_finite(history, losses)
         or _diverging(losses, chance)
-        or _complete(history)
+        or _complete(history, losses)
         or _dimensional(history)
         or _still(history)
         or _at_chance(losses, chance)
@@ -90,34 +95,44 @@ def _diverging(losses: Sequence[float], chance: float | None) -> Alarm | None:
     )  # fmt: skip
 
 
-def _complete(history: Sequence[HealthRow]) -> Alarm | None:
+def _complete(history: Sequence[HealthRow], losses: Sequence[float]) -> Alarm | None:
     if len(history) < 3:
         return None
-    # The initial spread, not the highest: spread may rise to 1 and settle lower in a healthy run.
-    start = history[0].std
-    last = history[-2:]
-    limit = max(min(_SPREAD_LEFT * start, _SPREAD_LOW), 1e-4)
-    if any(row.std >= limit for row in last) or last[1].std > max(_REGAINING * last[0].std, 1e-4):
+    start, peak = history[0].std, max(row.std for row in history)
+    before, last = history[-2:]
+    limit = max(min(max(_SPREAD_LEFT * start, _SPREAD_LEFT_OF_PEAK * peak), _SPREAD_LOW), 1e-4)
+    fallen = before.std < limit and last.std < limit and last.std <= max(_REGAINING * before.std, 1e-4)
+    if not fallen and not (_saturated(losses) and peak < _SPREAD_NEVER and last.std <= _REGAINING * start):
         return None
     return Alarm(
-        "complete collapse", last[-1].step,
-        f"all samples get nearly the same feature: spread {last[-1].std:.2g}, {start:.2g} at the start (1 is healthy)",
+        "complete collapse",
+        last.step,
+        f"all samples get nearly the same feature: spread {last.std:.2g}, at most {peak:.2g} before (1 is healthy)",
         "the loss can be met by a constant: a missing stop-gradient or predictor, no negatives, a target that follows "
         "too fast, or too high a learning rate",
-        "keep stop-gradient and predictor, raise the target's momentum, lower the learning rate, or use a contrastive "
-        "or variance-regularised pretext",
-    )  # fmt: skip
+        "keep stop-gradient and predictor, put BatchNorm into the projector, raise the target's momentum, lower the "
+        "learning rate, or use a contrastive or variance-regularised pretext",
+    )
+
+
+def _saturated(losses: Sequence[float]) -> bool:
+    """The loss fell and then stopped moving: what it asks for is met."""
+    if len(losses) < 4 * _WINDOW:
+        return False
+    recent = losses[-2 * _WINDOW :]
+    fall = fmean(losses[:3]) - fmean(recent)
+    return fall > 0 and max(recent) - min(recent) < 0.02 * fall
 
 
 def _dimensional(history: Sequence[HealthRow]) -> Alarm | None:
-    if len(history) < 3:
+    if len(history) <= _RANK_MEASURES:
         return None
     peak = max(row.rank for row in history)
-    for row in history[-2:]:
-        sizes = [size for size in (row.width, row.samples) if size is not None]
-        room = min(sizes) if sizes else peak
-        if row.rank >= min(_RANK_LEFT * peak, max(_RANK_SHARE * room, 2.0)):
-            return None
+    rows = history[-_RANK_MEASURES:]
+    sizes = [size for size in (rows[0].width, rows[0].samples) if size is not None]
+    limit = min(_RANK_LEFT * peak, max(_RANK_SHARE * min(sizes, default=0), 2.0))
+    if any(row.rank >= limit for row in rows) or rows[-1].rank > _REGAINING * min(row.rank for row in rows):
+        return None
     last = history[-1]
     return Alarm(
         "dimensional collapse", last.step,
@@ -130,18 +145,16 @@ def _dimensional(history: Sequence[HealthRow]) -> Alarm | None:
 
 
 def _still(history: Sequence[HealthRow]) -> Alarm | None:
-    rows = history[-_STILL_MEASURES:]
-    if len(rows) < _STILL_MEASURES:
+    """Since the start only: at the end of a schedule a healthy run stands still as well."""
+    if len(history) < _STILL_MEASURES:
         return None
-    first = rows[0]
-    if any(
-        abs(row.rank - first.rank) > _STILL * abs(first.rank) or abs(row.std - first.std) > _STILL * abs(first.std)
-        for row in rows
-    ):
-        return None
+    first = history[0]
+    for row in history:
+        if abs(row.rank - first.rank) > _STILL * first.rank or abs(row.std - first.std) > _STILL * first.std:
+            return None
     return Alarm(
-        "representation not moving", rows[-1].step,
-        f"rank {first.rank:.4g} and spread {first.std:.4g} have not changed since step {first.step}",
+        "representation not moving", history[-1].step,
+        f"rank {first.rank:.4g} and spread {first.std:.4g} have not changed since the start",
         "no gradient reaches the encoder: frozen or unregistered parameters, a detached path, or a learning rate of 0",
         "check the learning rate and its schedule, and that the optimiser holds the encoder's parameters",
     )  # fmt: skip

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 _EPS = 1e-12
 _TIE = 1e-5  # difference of cosines below which rounding decides
 _SAFE_LOGIT = 60.0  # exp(±60), times any batch, is a normal float32: up to here no row needs a shift
-_TILE = {"cpu": 512}  # entries per side: on a CPU a tile should stay near the cache
+_TILE = {"cpu": 512}  # entries per side, even (pairs stay whole): on a CPU a tile should stay near the cache
 _TILE_DEVICE = 4096  # elsewhere it should outweigh the launch of its kernels
 
 
@@ -131,13 +131,15 @@ class _NegativesLogSumExp(torch.autograd.Function):
         x, y, lse = ctx.saved_tensors
         symmetric, columns = y is None, x if y is None else y
         lse = lse.masked_fill(lse == -torch.inf, 0.0)  # a row without negatives: all its logits are -inf
+        # Where exp(s) alone is safe, the shift by the log-sum-exp becomes a factor of the row.
+        scale, shift = (grad * torch.exp(-lse), None) if ctx.bounded else (grad, lse)
         dx = torch.zeros_like(x)
         dy = dx if symmetric else torch.zeros_like(columns) if ctx.needs_input_grad[1] else None
         out = x.new_empty(min(ctx.size, len(x)) * min(ctx.size, len(columns)))
         with torch.autocast(x.device.type, enabled=False):
             for r, c in _tiles(len(x), len(columns), ctx.size, symmetric):
                 logits = _logits(x, columns, ctx.own, (r, c), out)
-                weight = _softmax_gradient(logits, grad, lse, (r, c), symmetric, ctx.bounded)
+                weight = _softmax_gradient(logits, scale, shift, (r, c), symmetric)
                 dx[r].addmm_(weight, columns[c])
                 if dy is not None and not (symmetric and r == c):
                     dy[c].addmm_(weight.T, x[r])
@@ -145,17 +147,16 @@ class _NegativesLogSumExp(torch.autograd.Function):
 
 
 def _softmax_gradient(
-    logits: Tensor, grad: Tensor, lse: Tensor, tile: tuple[slice, slice], symmetric: bool, bounded: bool
+    logits: Tensor, scale: Tensor, shift: Tensor | None, tile: tuple[slice, slice], symmetric: bool
 ) -> Tensor:
-    """Gradient of one tile of logits: g_i exp(s_ij - lse_i), plus g_j exp(s_ij - lse_j) where it stands for s_ji too."""
+    """Gradient of one tile of logits: scale_i exp(s_ij - shift_i), plus that of s_ji where the tile stands for both."""
     rows, columns = tile
-    if bounded:  # exp(s) alone is safe, so the shifts become factors of rows and columns
-        scale = grad * torch.exp(-lse)
+    if shift is None:
         factor = scale[rows, None] + scale[None, columns] if symmetric else scale[rows, None]
         return logits.exp_().mul_(factor)
-    weight = torch.sub(logits, lse[rows, None]).exp_().mul_(grad[rows, None])
+    weight = torch.sub(logits, shift[rows, None]).exp_().mul_(scale[rows, None])
     if symmetric:
-        weight.addcmul_(logits.sub_(lse[None, columns]).exp_(), grad[None, columns])
+        weight.addcmul_(logits.sub_(shift[None, columns]).exp_(), scale[None, columns])
     return weight
 
 
@@ -239,7 +240,7 @@ def info_nce(
     if len(key) < len(query):
         raise ValueError(f"{len(key)} keys for {len(query)} queries; key[i] must be the positive of query[i]")
     bounded = False  # a tensor's value is not read: on a GPU that would wait for it
-    if isinstance(temperature, float):
+    if not isinstance(temperature, Tensor):
         _check_temperature(temperature)
         bounded = 1 / temperature <= _SAFE_LOGIT
     with torch.autocast(query.device.type, enabled=False):

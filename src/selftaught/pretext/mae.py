@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from selftaught.batch import Batch, Step
 from selftaught.encoders import Encoder
+from selftaught.encoders.init import init_transformer
 from selftaught.modality.base import Modality
 from selftaught.modality.image.units import patchify
 from selftaught.pretext.base import Pretext, customised
@@ -65,6 +66,8 @@ class MAE(Pretext):
         self.register_buffer("position", build_sincos2d_pos_embed(list(encoder.grid), width), persistent=False)
         self.decoder = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(depth)), nn.LayerNorm(width))
         self.predict = nn.Linear(width, encoder.patch**2 * encoder.config.channels)
+        for part in (self.embed, self.decoder, self.predict):
+            init_transformer(part)
 
     def forward(self, batch: Batch) -> Step:
         """Loss: mean squared error on hidden patches only (section 3, "Reconstruction target")."""

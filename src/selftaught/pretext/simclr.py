@@ -5,7 +5,7 @@ Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learn
 
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -25,6 +25,7 @@ class SimCLR(Pretext):
         """temperature: the paper's best on CIFAR-10 (appendix B.9) is 0.5; on ImageNet 0.1.
 
         hidden, out: widths of the projection head; hidden None is the encoder's width.
+        norm: of the head, "batch" as published; "layer" or "none" where ranks cannot share BatchNorm's statistics.
         decoupled: leave the positive out of the denominator (DCL, Yeh et al. 2022).
         view: changes to the kind of data's contrastive view.
         """
@@ -32,6 +33,7 @@ class SimCLR(Pretext):
         temperature: float = 0.5
         hidden: int | None = None
         out: int = 128
+        norm: Literal["batch", "layer", "none"] = "batch"
         decoupled: bool = False
         view: dict[str, Any] | None = None
 
@@ -42,7 +44,7 @@ class SimCLR(Pretext):
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
         self.view = customised(modality.contrastive_view(), config.view)
-        self.head = ProjectionHead(encoder.width, config.hidden or encoder.width, config.out)
+        self.head = ProjectionHead(encoder.width, config.hidden or encoder.width, config.out, norm=config.norm)
 
     def forward(self, batch: Batch) -> Step:
         """Both views go through the encoder together, as in the authors' code, so BatchNorm sees them as one batch."""

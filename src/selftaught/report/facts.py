@@ -16,10 +16,10 @@ from selftaught.report.results import Line
 from selftaught.report.scales import minus
 
 COMMANDS = {
-    "evaluation.json": "selftaught evaluate {run}",
-    "atlas.json": "selftaught evaluate {run}",
-    "log.jsonl": "selftaught pretrain {recipe}",
-    "recipe.json": "selftaught pretrain {recipe}",
+    "evaluation.json": "selftaught evaluate {run} {labelled}",
+    "atlas.json": "selftaught evaluate {run} {labelled}",
+    "log.jsonl": "selftaught pretrain {data} --recipe {recipe}",
+    "recipe.json": "selftaught pretrain {data} --recipe {recipe}",
 }
 _CONTENTS = {
     "evaluation.json": "No evaluation",
@@ -33,19 +33,24 @@ _CURVES = {
         "The loss on samples kept out of training; rising while the loss falls is overfitting.",
     ),
     "rank": ("effective rank", "How many directions the features use; near 1 is collapse."),
-    "std": ("feature std", "Spread of the L2-normalised features; 0 is collapse."),
+    "std": ("feature std", "Spread of the L2-normalised features; 0 is collapse, 1 is healthy."),
     "alignment": ("alignment", "Distance of two views of one sample; lower is closer."),
     "uniformity": ("uniformity", "How evenly features cover the sphere; lower is more even."),
     "knn": ("k-NN accuracy", "On held-out labels, for watching only; they never train."),
     "lr": ("learning rate", ""),
 }
+_NOT_CURVES = {"step", "width", "samples"}
 _MAIN = ("pretext", "encoder", "data", "steps", "epochs", "batch", "seed")
 _LIST = 20
 
 
-def section(title: str, side: str, body: str) -> str:
-    """A section of the page: its title and remarks beside its content. `side` and `body` are HTML already."""
-    return f'<section><div class="side"><h2>{escape(title)}</h2>{unbroken(side)}</div><div>{body}</div></section>'
+def section(title: str, side: str, body: str, full: bool = False) -> str:
+    """A section of the page: its title and remarks beside its content, or above it if it needs the `full` width.
+
+    `side` and `body` are HTML already.
+    """
+    head = f'<div class="side"><h2>{escape(title)}</h2>{unbroken(side)}</div>'
+    return f"<section{' class=full' if full else ''}>{head}<div>{body}</div></section>"
 
 
 def unbroken(html: str) -> str:
@@ -54,8 +59,19 @@ def unbroken(html: str) -> str:
 
 
 def command(files: RunFiles, name: str) -> str:
-    run = str(files.run)
-    return COMMANDS[name].format(run=shlex.quote(run), recipe=shlex.quote(f"{run}/recipe.json"))
+    """The command that makes a file of the run folder; DATA where the folder does not know the data's place."""
+    places = {
+        "run": str(files.run),
+        "recipe": f"{files.run}/recipe.json",
+        "data": words(files.recipe.get("data") or "DATA"),
+        "labelled": words(files.evaluation.get("data") or "DATA"),
+    }
+    return COMMANDS[name].format(**{key: shlex.quote(place) for key, place in places.items()})
+
+
+def encoder_name(recipe: dict[str, Any]) -> str:
+    encoder = recipe.get("encoder")
+    return words(encoder.get("name", encoder) if isinstance(encoder, dict) else encoder or "", 60)
 
 
 def missing(files: RunFiles, name: str) -> str:
@@ -81,7 +97,7 @@ def _result_facts(table: list[Line]) -> Iterator[tuple[str, str, str]]:
     labels = f" with {top.labels_n:,} labels" if top.labels_n else ""
     span = results.interval(cell.low, cell.high, top.metric)
     yield (
-        f"{top.title} {top.metric.replace('_', ' ')}",
+        f"{top.title} {results.metric_name(top.metric)}",
         results.figure(cell.value, top.metric),
         f"{span}{labels}".strip(),
     )
@@ -94,10 +110,10 @@ def _result_facts(table: list[Line]) -> Iterator[tuple[str, str, str]]:
 
 
 def _run_facts(files: RunFiles) -> Iterator[tuple[str, str, str]]:
-    count = results.number(files.data.get("count"))
+    count = results.number(files.data.get("train", files.data.get("count")))
     if count is not None:
         held_out = results.number(files.data.get("held_out"))
-        yield "Samples, no labels used", f"{count:,.0f}", f"{held_out:,.0f} held out" if held_out else ""
+        yield "Training samples", f"{count:,.0f}", f"{held_out:,.0f} held out" if held_out else ""
     seconds = results.number(files.summary.get("seconds"))
     if seconds is not None:
         rate = results.number(files.summary.get("samples_per_second"))
@@ -109,7 +125,7 @@ def _run_facts(files: RunFiles) -> Iterator[tuple[str, str, str]]:
         yield (
             "Parameters",
             f"{parameters / 1e6:.3g} M" if parameters >= 1e5 else f"{parameters:,.0f}",
-            str(files.recipe.get("encoder", "")),
+            encoder_name(files.recipe),
         )
 
 
@@ -129,7 +145,7 @@ def duration(seconds: float) -> str:
 def words(value: Any, limit: int = 300) -> str:
     """Any JSON value in words, cut at `limit` characters."""
     if isinstance(value, dict):
-        text = ", ".join(f"{k} {words(v)}" for k, v in value.items())
+        text = ", ".join(f"{str(k).replace('_', ' ')} {words(v)}" for k, v in value.items())
     elif isinstance(value, list):
         text = ", ".join(words(v) for v in value[:_LIST]) + (
             f" and {len(value) - _LIST:,} more" if len(value) > _LIST else ""
@@ -151,14 +167,15 @@ def curves_section(files: RunFiles) -> str:
     marks = [Mark(float(a["step"]), i, str(a.get("name", "alarm"))) for i, a in enumerate(files.alarms, 1)]
     sources = {key: rows for rows in (files.health, files.log) for key in dict.fromkeys(k for row in rows for k in row)}
     known = [key for key in _CURVES if key in sources and key != "lr"]
-    other = [key for key in sources if key not in _CURVES and key != "step"]
+    other = [key for key in sources if key not in _CURVES and key not in _NOT_CURVES]
     charts = [_chart(key, sources[key], end, marks) for key in (*known, *other, *(["lr"] if "lr" in sources else []))]
     side = "<p>Over training steps. The bold line is the median, the thin one every value’s range.</p>"
     if not files.alarms and files.health:
         side += "<p>No alarm was raised.</p>"
     alarms = "".join(
-        f"<li><b>{i}</b> {escape(_named(a))}, step {a['step']:,}<span>{escape(str(a.get('cause', '')))}</span>"
-        f"<span>{escape(str(a.get('remedy', '')))}</span></li>"
+        f"<li><b>{i}</b> {escape(_named(a))}, step {a['step']:,}"
+        + "".join(f"<span>{escape(str(a[key]))}</span>" for key in ("seen", "cause", "remedy") if a.get(key))
+        + "</li>"
         for i, a in enumerate(files.alarms, 1)
     )
     listed = f'<ol class="alarms">{alarms}</ol>' if alarms else ""
@@ -203,8 +220,10 @@ def recipe_section(files: RunFiles) -> str:
     """What was run, and the commands that run it again."""
     if not files.recipe:
         return ""
-    main = [(key, words(files.recipe[key])) for key in _MAIN if key in files.recipe]
-    optim = files.recipe.get("optim")
+    train = files.recipe.get("train")
+    settings = {**(train if isinstance(train, dict) else {}), **files.recipe, "encoder": encoder_name(files.recipe)}
+    main = [(key, words(settings[key])) for key in _MAIN if settings.get(key) not in (None, "")]
+    optim = settings.get("optim")
     if isinstance(optim, dict):
         main.append(("optimiser", words({k: v for k, v in optim.items() if not isinstance(v, dict | list)})))
     everything = [(name, words(value)) for name, value in _flat(files.recipe)]

@@ -17,10 +17,11 @@ import numpy as np
 
 from selftaught import disk
 from selftaught.report import results
-from selftaught.report.charts import Point, Series, efficiency, strip, strip_axis
+from selftaught.report.charts import Point, Series, efficiency, shorten, strip, strip_axis
 from selftaught.report.facts import (
     curves_section,
     data_section,
+    encoder_name,
     facts,
     missing,
     recipe_section,
@@ -78,7 +79,7 @@ def _resource(name: str) -> str:
 
 
 def _header(files: RunFiles, table: list[Line]) -> str:
-    tags = [words(files.recipe[key], 60) for key in ("pretext", "encoder") if files.recipe.get(key)]
+    tags = filter(None, (words(files.recipe.get("pretext") or "", 60), encoder_name(files.recipe)))
     kicker = f"<b>{escape(files.run.resolve().name)}</b>" + "".join(f"<span>{escape(tag)}</span>" for tag in tags)
     sentences = results.verdict(files.evaluation)
     if sentences:
@@ -124,7 +125,7 @@ def _efficiency_section(table: list[Line]) -> str:
             for name in names
         ]
         unit = "per cent" if results.is_share(metric) else ""
-        title = f"{mine[0].title}: {metric.replace('_', ' ')} on held-out samples{', ' + unit if unit else ''}"
+        title = f"{mine[0].title}: {results.metric_name(metric)} on held-out samples{', ' + unit if unit else ''}"
         drawings = "".join(
             f'<div class="{kind}">{efficiency(series, *size, metric, title)}</div>'
             for kind, size in (("wide", (800, 410)), ("narrow", (354, 330)))
@@ -162,13 +163,15 @@ def _results_section(files: RunFiles, table: list[Line]) -> str:
         return section("Results", "", missing(files, "evaluation.json"))
     names = results.features(table)
     css = css_classes(names)
-    heads = "".join(f'<th scope="col" class="{css[n]}"><i></i>{escape(results.feature_name(n))}</th>' for n in names)
+    heads = "".join(
+        f'<th scope="col" class="{css[n]}"><i></i>{escape(shorten(results.feature_name(n), 18))}</th>' for n in names
+    )
     rows, group = [], ("", "")
     for line in table:
         if (line.measure, line.metric) != group:
             group = (line.measure, line.metric)
             bounds = _bounds(table, group)
-            title = f"{line.title}, {line.metric.replace('_', ' ')}"
+            title = f"{line.title}, {results.metric_name(line.metric)}"
             axis = strip_axis(*bounds, 100.0 if results.is_share(line.metric) else 1.0)
             rows.append(f'<tr class="measure"><th colspan="{len(names) + 2}">{escape(title)}</th>')
             rows.append(f'<td class="plot">{axis}</td></tr>')
@@ -181,9 +184,8 @@ def _results_section(files: RunFiles, table: list[Line]) -> str:
         "tie: the difference may be chance.</p>"
     )
     head = f'<tr><th scope="col">labels</th>{heads}<th scope="col">over baseline</th><th></th></tr>'
-    return section(
-        "Results", side, f'<table class="results"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>{note}'
-    )
+    body = f'<table class="results"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    return section("Results", side, f'<div class="scroll">{body}</div>{note}', full=len(names) > 4)
 
 
 def _bounds(table: list[Line], group: tuple[str, str]) -> tuple[float, float]:
@@ -241,7 +243,7 @@ def _pictures_sections(files: RunFiles) -> tuple[str, str]:
             "Distances between far groups mean little.</p>"
         )
     if (atlas.labels >= 0).any():
-        side += "<p>Labels colour the map; the encoder never saw them.</p>"
+        side += "<p>Labels only colour the map; they did not place a dot.</p>"
     tiles, css = gallery(atlas)
     beside = (
         "<p>Each sample, left, and the six most similar ones by cosine. Queries are drawn by the seed, not chosen.</p>"

@@ -16,6 +16,7 @@ from selftaught.report.charts import shorten, text_width
 _MAP_TILE = 32  # pixels of a thumbnail on the map
 _MAP_BYTES, _GALLERY_BYTES = 850_000, 350_000  # a page of 1500 points stays below 2 MB with base64's third on top
 _NAMED_CLASSES = 14  # more names than this hide the map
+_LISTED_CLASSES = 40  # more are folded away
 _SHADES = 10  # classes with a colour of the palette; with more classes the hues go round
 
 
@@ -106,7 +107,10 @@ def _legend(atlas: Atlas) -> str:
         f"<span>{escape(shorten(atlas.classes[label], 28))}</span></button>"
         for label in present
     )
-    return f'<div class="legend">{switch}<div class="chips">{chips}</div></div>'
+    chips = f'<div class="chips">{chips}</div>'
+    if len(present) > _LISTED_CLASSES:
+        chips = f"<details><summary>{len(present)} classes</summary>{chips}</details>"
+    return f'<div class="legend">{switch}{chips}</div>'
 
 
 def _class_names(atlas: Atlas, across: Float[np.ndarray, " n"], down: Float[np.ndarray, " n"], ratio: float) -> str:

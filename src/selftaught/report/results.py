@@ -10,6 +10,7 @@ PRETRAINED, RANDOM, RAW = "pretrained", "random_init", "raw"
 BASELINES = (RANDOM, RAW)
 _NAMES = {RANDOM: "random init", RAW: "raw input"}
 _MEASURES = {"linear_probe": "Linear probe", "knn": "k-NN"}
+_METRICS = {"nmi": "NMI", "ari": "ARI", "map": "mAP"}
 _LOWER_IS_BETTER = {"loss", "nll", "perplexity", "bits_per_byte", "error", "mae", "mse", "rmse"}
 _SHARES = ("accuracy", "balanced_accuracy", "recall", "precision", "hit", "top1", "top5")
 
@@ -33,6 +34,7 @@ class Line:
     metric: str
     labels_n: int | None
     share: float | None
+    per_class: int | None = None
     cells: dict[str, Cell] = field(default_factory=dict)
 
     @property
@@ -48,6 +50,10 @@ class Line:
         """The number of labels in words: '500 (1 %)'."""
         if self.labels_n is None:
             return "–" if self.share is None else share(self.share)
+        if self.labels_n == 0:
+            return "none"
+        if self.per_class is not None and self.per_class != self.labels_n:
+            return f"{self.labels_n:,} ({self.per_class} a class)"
         if self.share is None:
             return f"{self.labels_n:,}"
         return f"{self.labels_n:,} ({'all' if self.share == 1 else share(self.share)})"
@@ -91,18 +97,20 @@ def number(value: Any) -> float | None:
 
 def lines(evaluation: dict[str, Any]) -> list[Line]:
     """The table's lines, by measure in order of appearance, then by number of labels, most first."""
-    found: dict[tuple[str, str, int | None, float | None], Line] = {}
+    found: dict[tuple[str, str, int | None, float | None, int | None], Line] = {}
     rows = evaluation.get("rows")
     for row in rows if isinstance(rows, list) else []:
         value = number(row.get("value")) if isinstance(row, dict) else None
         if value is None:
             continue
-        count, labels = number(row.get("labels_n")), number(row.get("labels"))
-        part = labels if labels is not None and 0 < labels <= 1 and not (labels == 1 == count) else None
+        count, labels = number(row.get("labels_n")), row.get("labels")
+        # 1.0 is all labels and 1 is one label a class: the number's type tells, in JSON too
+        part = labels if isinstance(labels, float) and 0 < labels <= 1 else None
+        each = labels if type(labels) is int else None
         measure, metric = str(row.get("measure", "score")), str(row.get("metric", "accuracy"))
-        labels_n = int(count) if count is not None else (int(labels) if labels is not None and part is None else None)
-        key = (measure, metric, labels_n, part)
-        line = found.setdefault(key, Line(measure, metric, labels_n, part))
+        labels_n = int(count) if count is not None else each
+        key = (measure, metric, labels_n, part, each)
+        line = found.setdefault(key, Line(measure, metric, labels_n, part, each))
         seeds = row.get("seeds")
         n = number(row.get("n"))
         line.cells[str(row.get("features", "?"))] = Cell(
@@ -127,6 +135,10 @@ def features(table: list[Line]) -> list[str]:
 
 def feature_name(name: str) -> str:
     return _NAMES.get(name, name)
+
+
+def metric_name(metric: str) -> str:
+    return _METRICS.get(metric, metric.replace("_", " "))
 
 
 def is_share(metric: str) -> bool:

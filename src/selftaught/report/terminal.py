@@ -32,7 +32,7 @@ def results_table(evaluation: dict[str, Any]) -> RenderableType:
     for line in table:
         best = line.best()
         view.add_row(
-            Text("" if group == (line.measure, line.metric) else f"{line.title}\n{line.metric.replace('_', ' ')}"),
+            Text("" if group == (line.measure, line.metric) else f"{line.title}\n{results.metric_name(line.metric)}"),
             Text(line.labels),
             *(_cell(line, name, best) if name in line.cells else Text("–  ") for name in columns),
         )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from selftaught.train.progress import Meter
 _MODULES = 2  # key of the generator that dropout and stochastic depth draw from
 
 
+@runtime_checkable
 class Task(Protocol):
     """What the loop trains: a Pretext or a Downstream."""
 
@@ -38,6 +39,7 @@ class Task(Protocol):
     def after_step(self, progress: float) -> None: ...
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Looks at the task every `every` steps; returns a note for the progress line, or None."""
 

@@ -156,11 +156,10 @@ def build_optimizer(
 ) -> Optimizer:
     """The optimiser of `config` over the trainable parameters of `module`, which must already be on `device`."""
     groups = parameter_groups(module, config, layer_of)
-    fused = torch.device(device).type in ("cpu", "cuda")
     if config.name == "adamw":
-        return AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
-    if config.name == "sgd":
-        return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
+        return AdamW(groups, lr=config.lr, betas=config.betas, fused=torch.device(device).type in ("cpu", "cuda"))
+    if config.name == "sgd":  # fused SGD has no sharded form (FSDP2)
+        return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, foreach=True)
     return LARS(groups, lr=config.lr, momentum=config.momentum)
 
 

@@ -3,7 +3,6 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -42,7 +41,7 @@ class Meter:
             )
             self.task = self.bar.add_task(what, total=total, completed=done, left="", note="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Meter":
         if self.bar:
             self.bar.start()
         return self

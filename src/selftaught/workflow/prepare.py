@@ -17,6 +17,7 @@ from selftaught.modality.image import ImageModality
 from selftaught.train.progress import Meter
 
 _STATISTICS_SAMPLES = 2048
+_STORED = 111  # px: small training sizes share one prepared copy, and crops have detail to zoom into
 
 
 def say(line: str) -> None:
@@ -43,9 +44,7 @@ def pick_threads() -> int:
 
 def open_source(data: Any, size: int | None, quiet: bool = False, **options: Any) -> ImageSource:
     """Open data with messages and a progress line; pictures are stored a little larger than `size`."""
-    short_side = None if size is None else -(-size * 115 // 100)
-    if size is not None and size <= 64:
-        short_side = None if size < 32 else max(short_side or 0, 64)
+    short_side = None if size is None else max(_STORED, -(-size * 115 // 100))
     meter: list[Meter] = []
 
     def progress(done: int, total: int) -> None:

@@ -23,64 +23,70 @@ def apply(
     p: Parameters,
     side: int,
     normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
-    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Float[Tensor, "b c s s"]:
     """The views with the given parameters: crop, flip, colour jitter, greyscale, blur, solarise; then normalised.
 
     normalise: mean and std per channel; None leaves the views in [0, 1].
 
-    Rows are taken in the order of their colour jitter, so that equal operations lie side by side, and on a CPU in
-    blocks that stay in cache from the crop to the normalisation.
+    On a CPU rows are taken in blocks that stay in cache from the crop to the normalisation. For exact colours they are
+    taken in the order of their colour jitter, so that equal operations lie side by side.
     """
     b, c = pixels.shape[:2]
     out = torch.empty(b, c, side, side, device=pixels.device)
     block = max(1, _BLOCK_FLOATS // (c * side**2)) if pixels.device.type == "cpu" else b
-    order = p.order.argsort(stable=True)
-    pixels, size, p = pixels.index_select(0, order), size[order], p.map(lambda x: x[order])
-    for start, rows in zip(range(0, b, block), order.split(block)):
-        piece = slice(start, start + block)
-        # A view alone in its block is made in its place.
-        views = out[rows[0]][:, None] if len(rows) == 1 else out.new_empty(c, len(rows), side, side)
-        _make(pixels[piece], size[piece], view, p.map(lambda x, piece=piece: x[piece]), views)
-        for channel in range(c):
-            if normalise is not None:
-                views[channel].sub_(normalise[0][channel]).mul_(1 / normalise[1][channel])
-            if len(rows) > 1:
+    # out = (x - mean) * scale
+    mean, std = (out.new_tensor(x)[:, None, None, None] for x in normalise or ((0.0,) * c, (1.0,) * c))
+    scale = 1 / std
+    colours = view.jitter > 0 or view.greyscale > 0
+    if colours and (view.exact_colour or c != 3):
+        for rows in p.order.argsort(stable=True).split(block):
+            views = out.new_empty(c, len(rows), side, side)
+            q = p[rows]
+            crop_resize(pixels.index_select(0, rows), size[rows], q, views)
+            colour.jitter_(views, view, q.order, q.factors)
+            colour.greyscale_(views, q.greyscale)
+            _finish(views, view, q)
+            views.sub_(mean).mul_(scale)
+            for channel in range(c):
                 out[:, channel].index_copy_(0, rows, views[channel])
-    return out.contiguous(memory_format=memory_format)
+        return out
+    if colours:
+        matrices = colour.twist(p.order, p.factors, p.greyscale)
+    for start in range(0, b, block):
+        piece = slice(start, start + block)
+        views, q = out[piece].transpose(0, 1), p[piece]
+        if colours:
+            crop = torch.empty(views.shape, device=views.device)
+            crop_resize(pixels[piece], size[piece], q, crop)
+            colour.twisted_(crop, matrices[0][piece], matrices[1][piece], out[piece])
+        else:
+            crop_resize(pixels[piece], size[piece], q, views)
+        _finish(views, view, q)
+        views.sub_(mean).mul_(scale)
+    return out
 
 
-def _make(pixels: Tensor, size: Tensor, view: View, p: Parameters, views: Float[Tensor, "c n s s"]) -> None:
-    crop_resize(pixels, size, p, views)
-    if view.jitter:
-        colour.jitter_(views, view, p.order, p.factors)
-    if view.greyscale and len(views) == 3:
-        colour.greyscale_(views, p.greyscale.nonzero()[:, 0])
+def _finish(views: Float[Tensor, "c n s s"], view: View, p: Parameters) -> None:
     if view.blur:
         blur_(views, p.sigma)
     if view.solarise:
-        colour.solarise_(views, p.solarise.nonzero()[:, 0])
+        colour.solarise_(views, p.solarise)
 
 
 class ImageModality(Modality):
     """Augmentation and normalisation of pictures.
 
     size: side of a view in pixels. channels: of the pictures. mean, std: per channel, in units of [0, 1], as the
-    encoder expects them: out = (x - mean) / std. memory_format: of the views that are returned.
+    encoder expects them: out = (x - mean) / std.
+
+    Views are contiguous: a channels_last network is as fast on them, because its first convolution converts them.
 
     Raises UserError where mean or std do not fit the channels.
     """
 
     name = "image"
 
-    def __init__(
-        self,
-        size: int,
-        channels: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        memory_format: torch.memory_format = torch.contiguous_format,
-    ) -> None:
+    def __init__(self, size: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         for label, values in (("mean", mean), ("std", std)):
             if len(values) != channels:
                 raise UserError(f"{label} has {len(values)} values, but the pictures have {channels} channels")
@@ -92,7 +98,6 @@ class ImageModality(Modality):
         self.channels = channels
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.memory_format = memory_format
 
     def contrastive_view(self) -> View:
         """Strong colour and crop augmentation: what two views of a picture are made with."""
@@ -106,7 +111,7 @@ class ImageModality(Modality):
         """One random view of each picture, normalised. Different streams give independent views.
 
         A sample's view is a function of (seed, step, stream, sample): on one machine with one thread count it has the
-        same bits in any batch, at any position, beside pictures of any size.
+        same bits in any batch, at any position, beside pictures of any size (on a GPU: up to rounding).
         """
         return self._made(batch, view, batch.uniform(stream, DRAWS))
 
@@ -137,4 +142,4 @@ class ImageModality(Modality):
             raise UserError(f"pictures have {pixels.shape[1]} channels, but the modality was made for {self.channels}")
         side = view.size or self.size
         p = sample(view, u, size, side)
-        return apply(pixels, size, view, p, side, (self.mean, self.std), self.memory_format)
+        return apply(pixels, size, view, p, side, (self.mean, self.std))

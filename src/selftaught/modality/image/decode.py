@@ -75,7 +75,7 @@ def decode(data: bytes, *, short_side: int | None = None, max_pixels: int = MAX_
         )
     orientation = _orientation(image)
     try:
-        target = image.size if short_side is None else _shrunk(image.size, short_side)
+        target = image.size if short_side is None else shrunk(image.size, short_side)
         if target != image.size and header.format == "JPEG":
             image.draft(None, target)
         image.load()
@@ -126,7 +126,8 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
-def _shrunk(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+def shrunk(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """What `decode` makes of a picture of this size, its sides in either order."""
     scale = min(1.0, short_side / min(size), 2 * short_side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 

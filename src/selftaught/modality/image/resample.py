@@ -1,4 +1,4 @@
-"""Crop, antialiased resize, flip and blur of a whole batch; torchvision's filters, one picture at a time or by matrices.
+"""Crop, antialiased resize, flip and blur of a batch; torchvision's filters, picture by picture or by matrices.
 
 Views are held planar, [C, B, S, S], so that each colour plane of a batch is contiguous.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from selftaught.modality.image.views import Parameters
 
 MATRIX_LIMIT = 64
-"""On a CPU, pictures with a longer side go one by one through torch's uint8 resize: dense matrices would mostly be zeros."""
+"""On a CPU, larger pictures go one by one through torch's uint8 resize: dense matrices would mostly be zeros."""
 
 _BLUR_REACH = 3.5  # in sigmas: what is beyond weighs less than 5e-4 in all, an eighth of 1/255
 _UNIT = torch.tensor(2.0**16)
@@ -38,7 +38,7 @@ def crop_resize(
             rows = small.nonzero()[:, 0]
             if len(rows):
                 chosen = torch.empty_like(views[:, rows])
-                _by_matrices(_trimmed(pixels[rows], size[rows]), p.map(lambda x: x[rows]), chosen)
+                _by_matrices(_trimmed(pixels[rows], size[rows]), p[rows], chosen)
                 views[:, rows] = chosen
     views.mul_(1 / 255)
 
@@ -48,8 +48,14 @@ def _untouched(p: Parameters, side: int) -> bool:
 
 
 def _trimmed(pixels: Tensor, size: Tensor) -> Tensor:
-    height, width = size.amax(0).tolist()
-    return pixels[:, :, :height, :width]
+    """The canvas that holds the largest picture, its sides multiples of 8.
+
+    A matrix product adds its terms in another order where their number is not such a multiple, and a picture's bits
+    must not depend on its neighbours' sizes; terms that are zero change nothing.
+    """
+    height, width = (-(size.amax(0) // -8) * 8).tolist()
+    pixels = pixels[:, :, :height, :width]
+    return F.pad(pixels, (0, width - pixels.shape[3], 0, height - pixels.shape[2]))
 
 
 def _one_by_one(pixels: Tensor, p: Parameters, rows: list[int], views: Tensor) -> None:
@@ -82,7 +88,7 @@ def _filter(
     """Weights of the antialiased bilinear (triangle) filter: row o of picture i makes view pixel o from its line.
 
     The triangle is as wide as the larger of an input and an output pixel, and normalised within the box, as in PIL and
-    torchvision. Its values are rounded to multiples of 2^-16, so that their sum is exact (up to 256-fold shrinking) and
+    torchvision. Its values are multiples of 2^-16, so that their sum is exact (up to 256-fold shrinking) and
     does not depend on `n_in`.
     """
     out = torch.arange(n_out, device=start.device)
@@ -90,11 +96,11 @@ def _filter(
     scale = length.double() / resized.double()
     centre = start[:, None] + (out + offset[:, None] + 0.5) * scale[:, None]
     into = torch.arange(n_in, device=start.device)
-    # Distances in units of the triangle's half width and its height, both 2^16.
+    # Distances in units of which the triangle is 2^16 wide (half) and high, rounded before they fill a matrix.
     per_pixel = _UNIT / scale.clamp_min(1.0)
-    first = ((0.5 - centre) * per_pixel[:, None]).float()
-    distance = (into * per_pixel[:, None]).float()[:, None, :] + first[:, :, None]
-    weight = torch.sub(_UNIT, distance.abs_(), out=distance).clamp_min_(0.0).round_()
+    first = ((0.5 - centre) * per_pixel[:, None]).round_().float()
+    distance = (into * per_pixel[:, None]).round_().float()[:, None, :] + first[:, :, None]
+    weight = torch.sub(_UNIT, distance.abs_(), out=distance).clamp_min_(0.0)
     inside = (into >= start[:, None]) & (into < (start + length)[:, None])
     weight *= inside[:, None, :].float()
     return weight.mul_(weight.sum(-1, keepdim=True).reciprocal_())
@@ -103,7 +109,7 @@ def _filter(
 def blur_kernel(sigma: Float[Tensor, " n"], side: int) -> Float[Tensor, "n k"]:
     """The centre and right half of each Gaussian kernel; whole, it is 2 * (side // 20) + 1 wide (SimCLR: a tenth).
 
-    Weights beyond 3.5 sigma (rounded up to a pixel) are zero. Computed in float64 for the reason given in `views.sample`.
+    Weights beyond 3.5 sigma (rounded up to a pixel) are zero. In float64 for the reason given in `views.sample`.
     """
     radius = side // 20
     at = torch.arange(radius + 1, device=sigma.device, dtype=torch.float64)

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -32,6 +31,8 @@ class View:
         Saturation and hue act on three channels only, greyscale too; the others on any number.
     greyscale, blur, solarise: probabilities. Blur is Gaussian, sigma uniform in blur_sigma (pixels of the view), its
         kernel as wide as a tenth of the view; solarise inverts what is at least 0.5.
+    exact_colour: jitter colours operation by operation as torchvision does, instead of by one matrix (`colour.py` says
+        how they differ).
     """
 
     size: int | None = None
@@ -47,6 +48,7 @@ class View:
     blur: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarise: float = 0.0
+    exact_colour: bool = False
 
     def __post_init__(self) -> None:
         for name in ("flip", "jitter", "greyscale", "blur", "solarise"):
@@ -111,9 +113,9 @@ class Parameters:
     sigma: Float[Tensor, " b"]
     solarise: Bool[Tensor, " b"]
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Parameters":
-        """The parameters with `function` applied to each tensor (choose rows, move to a device)."""
-        return Parameters(*(function(getattr(self, field.name)) for field in fields(self)))
+    def __getitem__(self, rows: Tensor | slice) -> "Parameters":
+        """The parameters of some of the pictures."""
+        return Parameters(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def sample(view: View, u: Float[Tensor, "b n"], size: Int[Tensor, "b 2"], side: int) -> Parameters:
@@ -147,7 +149,7 @@ def sample(view: View, u: Float[Tensor, "b n"], size: Int[Tensor, "b 2"], side: 
 
 
 def _random_crop(u: Tensor, size: Tensor, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
-    """torchvision's RandomResizedCrop: the first of ten boxes that fits, else the largest centred one of a legal ratio."""
+    """torchvision's RandomResizedCrop: the first of ten boxes that fits, else a large one in the centre."""
     height, width = size.double().unbind(1)
     area = (height * width)[:, None] * (scale[0] + u[:, :CROP_TRIES] * (scale[1] - scale[0]))
     logs = math.log(ratio[0]), math.log(ratio[1])

@@ -1,0 +1,160 @@
+"""What every pretext task must hold, whatever its method. A new task is tested here without a line being added."""
+
+import copy
+import dataclasses
+import os
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from selftaught.batch import Batch
+from selftaught.evaluate.features import encode
+from selftaught.evaluate.probe import linear_probe
+from selftaught.pretext import available, find
+from selftaught.train import checkpoint, state
+from selftaught.train.config import TrainConfig
+from selftaught.train.distributed import Ranks
+from selftaught.train.folder import RunFolder
+from selftaught.train.loop import Trainer, fit
+from selftaught.train.optim import OptimConfig
+from selftaught.train.order import Order
+from tests.contracts.conftest import Digits, make
+
+TASKS = sorted(available())
+
+
+def flat(module: nn.Module) -> torch.Tensor:
+    return torch.cat([t.detach().double().flatten() for t in module.state_dict().values()])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_loss_is_finite_and_near_chance_at_first(name: str, batch: Batch) -> None:
+    task = make(name)
+    loss, metrics = task(batch)
+    assert loss.ndim == 0
+    assert torch.isfinite(loss)
+    assert all(m.ndim == 0 and not m.requires_grad and torch.isfinite(m) for m in metrics.values())
+    chance = task.chance(len(batch))
+    if chance is not None:
+        assert 0.3 * chance < loss.item() < 3 * chance
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_trainable_parameter_gets_a_gradient(name: str, batch: Batch) -> None:
+    """After two steps: ResNets start with the last BatchNorm of each block at zero, which hides what lies before it."""
+    trainer = Trainer(make(name), TrainConfig(steps=10, batch=len(batch), optim=OptimConfig(warmup=0.0)), Ranks())
+    for _ in range(2):
+        trainer.train_step(batch)
+    task = trainer.task
+    task.zero_grad()
+    task(batch).loss.backward()
+    without = [n for n, p in task.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_labels_never_change_the_loss(name: str, batch: Batch) -> None:
+    if find(name).supervised:
+        pytest.skip("this task declares that it reads labels")
+    task = make(name).eval()
+    assert batch.labels is not None
+    others = dataclasses.replace(batch, labels=batch.labels.flip(0) + 1)
+    none = dataclasses.replace(batch, labels=None)
+    loss = task(batch).loss
+    assert torch.equal(loss, task(others).loss)
+    assert torch.equal(loss, task(none).loss)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_step_is_a_function_of_its_seed(name: str, batch: Batch) -> None:
+    first, second = make(name), make(name)
+    torch.manual_seed(1)
+    one = first(batch).loss
+    torch.rand(100)  # the generator's history must not matter
+    torch.manual_seed(1)
+    assert torch.equal(one, second(batch).loss)
+    assert not torch.equal(one, make(name)(dataclasses.replace(batch, step=batch.step + 1)).loss)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_save_load_step_is_bit_identical(name: str, batch: Batch, tmp_path: Path) -> None:
+    config = TrainConfig(steps=10, batch=len(batch), seed=3, optim=OptimConfig(warmup=0.0))
+    trainer = Trainer(make(name), config, Ranks())
+    run = RunFolder(tmp_path)
+    for _ in range(2):
+        trainer.train_step(batch)
+    trainer.save(run)
+    other = Trainer(make(name, seed=9), config, Ranks())
+    saved, passed = checkpoint.load_last(run.checkpoints)
+    assert saved is not None
+    assert passed == []
+    other.restore(saved, run)
+    assert torch.equal(flat(trainer.task), flat(other.task))
+    assert trainer.train_step(batch) == other.train_step(batch)
+    assert torch.equal(flat(trainer.task), flat(other.task))
+    tensors, _ = state.capture(trainer.task, trainer.optimizer, None, sharded=False)
+    again, _ = state.capture(other.task, other.optimizer, None, sharded=False)
+    assert all(torch.equal(t, again["optim"][n]) for n, t in tensors["optim"].items())
+
+
+def _rank(
+    rank: int, port: int, name: str, settings: dict[str, object], batch: Batch, whole: dict[str, torch.Tensor]
+) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    try:
+        task = make(name, "vit_micro", **settings).eval()
+        model = nn.parallel.DistributedDataParallel(task)
+        rows = torch.arange(len(batch)).chunk(2)[rank]
+        part = Batch({k: v[rows] for k, v in batch.inputs.items()}, batch.index[rows], batch.seed, batch.step)
+        model(part).loss.backward()
+        for n, p in task.named_parameters():
+            assert p.grad is not None
+            torch.testing.assert_close(p.grad, whole[n], rtol=1e-4, atol=1e-6, msg=lambda m, n=n: f"{n}: {m}")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo over loopback is tested on Linux")
+def test_two_ranks_take_the_gradient_of_one(name: str, batch: Batch) -> None:
+    """Without BatchNorm, whose statistics PyTorch cannot share between CPU ranks."""
+    settings: dict[str, object] = {"norm": "layer"} if "norm" in find(name).Config.__dataclass_fields__ else {}
+    task = make(name, "vit_micro", **settings).eval()
+    task(batch).loss.backward()
+    whole = {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (port, name, settings, batch, whole), nprocs=2)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_it_beats_random_initialisation(name: str, digits: Digits, tmp_path: Path) -> None:
+    """A linear probe on real digits, 100 labels, the same probe for both; the gap is far beyond its standard error."""
+    task = make(name)
+    before = copy.deepcopy(task.encoder)
+    config = TrainConfig(steps=150, batch=128, optim=OptimConfig(lr=2e-3), save_every=10_000, threads=2)
+
+    def fetch(positions: np.ndarray, step: int) -> Batch:
+        index = digits.train[positions]
+        return Batch(digits.source.fetch(index), torch.from_numpy(index), 0, step)
+
+    trainer = Trainer(task, config, Ranks())
+    fit(trainer, fetch, Order(len(digits.train), config.batch, 0), RunFolder(tmp_path), quiet=True)
+    labels = digits.source.labels
+    assert labels is not None
+    accuracy = []
+    for encoder in (before, task.encoder):
+        train, test = (
+            encode(encoder, task.modality, digits.source, i, torch.device("cpu")) for i in (digits.train, digits.test)
+        )
+        probe = linear_probe(train[:100], torch.from_numpy(labels[digits.train[:100]]))
+        accuracy.append((probe.predict(test) == torch.from_numpy(labels[digits.test])).float().mean().item())
+    assert accuracy[1] > accuracy[0] + 0.04, accuracy
