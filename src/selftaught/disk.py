@@ -4,8 +4,12 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from selftaught.errors import RunStopped
 
@@ -41,6 +45,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def filling(path: Path) -> Iterator[None]:
+    """Around whatever writes `path`: a full disk is said in one line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise disk_error(error, path) or error from error
 
 
 def disk_error(error: BaseException, path: Path) -> RunStopped | None:

@@ -67,6 +67,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     expected = getattr(hint, "__name__", str(hint))
+    if origin is typing.Literal:
+        expected = "one of " + ", ".join(map(str, arguments))
     raise UserError(f"setting '{where}' is {json.dumps(value)}; it must be {expected}")
 
 

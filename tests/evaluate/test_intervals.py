@@ -7,7 +7,7 @@ from selftaught.evaluate.intervals import bootstrap, difference, wilson
 def test_wilson_is_the_published_interval():
     # Newcombe 1998, table I: 81 of 263; 0 of 20; 1 of 29.
     for right, n, low, high in [(81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]:
-        assert tuple(wilson(right, n)) == pytest.approx((right / n, low, high), abs=1e-4)
+        assert tuple(wilson(float(right), n)) == pytest.approx((right / n, low, high), abs=1e-4)
 
 
 @pytest.mark.parametrize(("draws", "of_draws", "of_samples"), [(1, 0.0, 1.0), (5, 0.1, 1.0), (5, 0.1, 0.3)])

@@ -31,8 +31,8 @@ def test_worth_interpolates_the_baseline_over_log_labels():
 def test_worth_beyond_the_curve_claims_no_number():
     rows = line("pretrained", (0.55, 0.6, 0.7)) + line("random_init", (0.3, 0.4, 0.5))
     assert worth(rows) == (50, 0.55, None, 5000)
-    assert "more than 5000 labels" in verdict(rows)[-1]
-    assert "never reaches here" in verdict(rows)[-1]
+    assert "worth more than 4950 labels" in verdict(rows)[-1]
+    assert "never reaches here, even with 5000" in verdict(rows)[-1]
 
 
 def test_worth_with_a_dip_in_the_baseline_takes_the_first_crossing():
@@ -83,7 +83,7 @@ def test_no_worth_is_claimed_from_an_unproven_gain():
 def test_says_when_raw_features_win_and_when_they_do_only_sometimes():
     rows = line("pretrained", (0.4, 0.5, 0.6)) + line("random_init", (0.2, 0.3, 0.4)) + line("raw", (0.3, 0.5, 0.8))
     sentences = verdict(rows)
-    assert "raw features beats pretraining with 5000 labels: .600" in " ".join(sentences).replace("beat ", "beats ")
+    assert any(s.startswith("raw features beat pretraining with 5000 labels: .600") for s in sentences)
     assert any(s.startswith("pretraining beats raw features with 50 labels") for s in sentences)
     assert any(s.startswith("no proof that pretraining helped over raw features with 500 labels") for s in sentences)
 

@@ -147,7 +147,7 @@ def test_names_a_loss_stuck_at_chance(chance):
 
 
 def test_names_divergence_and_leaves_bounded_losses_alone():
-    alarm = diagnose([], [6.0 - i / 50 for i in range(100)] + [4 + i for i in range(100)], chance=6.0)
+    alarm = diagnose([], [6.0 - i / 50 for i in range(100)] + [4.0 + i for i in range(100)], chance=6.0)
     assert alarm is not None
     assert alarm.kind == "diverging loss"
     assert diagnose([], [0.02 + 3.9 * min(1, i / 200) for i in range(400)]) is None  # BYOL's rises in health

@@ -191,5 +191,5 @@ def _amounts(
     if tested - known:
         missing = sorted(tested - known)
         raise UserError(f"class {missing[0]} is in the test part but not among the training labels; add it or drop it")
-    amounts: dict[str, float | int] = {repr(a): a for a in [*counts, *shares]}
+    amounts: dict[str, float | int] = {repr(a): a for a in [*map(int, counts), *map(float, shares)]}
     return sorted(amounts.values(), key=lambda a: (len(draw_labels(train_labels, a, seed=0, draw=0)), repr(a)))

@@ -118,7 +118,7 @@ def _design(train: Tensor) -> _Design:
     # A constant column carries nothing; its rounding noise must not be blown up to variance 1.
     alive = std > 1e-6 * mean.abs().clamp(min=1e-12)
     scale = torch.where(alive, 1 / std.where(alive, torch.ones_like(std)), torch.zeros_like(std))
-    x = (x - mean) * scale
+    x = (x - mean).mul_(scale)
     small = (x @ x.T if n < d else x.T @ x) / n
     variance, basis = torch.linalg.eigh(small)
     keep = variance > variance[-1].clamp(min=1e-12) * torch.finfo(x.dtype).eps * len(variance)

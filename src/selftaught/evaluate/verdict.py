@@ -96,9 +96,9 @@ def verdict(rows: Sequence[Row], features: str = "pretrained") -> list[str]:
         if mine:
             sentences += _gain(rows, mine, baseline)
     value = worth(rows, measure, features)
-    fewest = compared[0]
-    if value is not None and fewest.outcome == "better":
-        sentences.append(_worth_sentence(value))
+    fewest = next(c for c in compared if c.baseline == "random_init")
+    if value is not None and (fewest.labels_n, fewest.outcome) == (value.labels_n, "better"):
+        sentences.append(_worth_sentence(value, _subject(features)))
     return sentences
 
 
@@ -113,25 +113,30 @@ def _gain(rows: Sequence[Row], compared: list[Comparison], baseline: str) -> lis
         shown = max(same, key=lambda c: abs(c.gain))
         here, there = (_figure(rows, shown, name) for name in (shown.features, baseline))
         counts = _counts([c.labels_n for c in same])
+        subject = _subject(shown.features)
         head = {
-            "better": f"pretraining beats {_NAMES[baseline]} with {counts}",
-            "worse": f"{_NAMES[baseline]} beats pretraining with {counts}",
-            "unproven": f"no proof that pretraining helped over {_NAMES[baseline]} with {counts}",
+            "better": f"{subject} beats {_NAMES[baseline]} with {counts}",
+            "worse": f"{_NAMES[baseline]} {'beat' if baseline == 'raw' else 'beats'} {subject} with {counts}",
+            "unproven": f"no proof that {subject} helped over {_NAMES[baseline]} with {counts}",
         }[outcome]
         sentences.append(f"{head}: {here} vs {there} ({_TITLES[shown.measure]}, {shown.labels_n} labels)")
     return sentences
 
 
-def _worth_sentence(value: Worth) -> str:
+def _worth_sentence(value: Worth, subject: str) -> str:
     if value.equivalent is None:
         return (
-            f"pretraining is worth more than {value.most} labels: with {value.labels_n} labels it does what random "
-            f"initialisation never reaches here, even with {value.most}"
+            f"{subject} is worth more than {value.most - value.labels_n} labels: with {value.labels_n} labels it does "
+            f"what random initialisation never reaches here, even with {value.most}"
         )
     return (
-        f"pretraining is worth {max(0, value.equivalent - value.labels_n)} labels: with {value.labels_n} labels it "
-        f"does what random initialisation needs {value.equivalent} for"
+        f"{subject} is worth {max(0, value.equivalent - value.labels_n)} labels: with {value.labels_n} labels it does "
+        f"what random initialisation needs {value.equivalent} for"
     )
+
+
+def _subject(features: str) -> str:
+    return "pretraining" if features == "pretrained" else features
 
 
 def _figure(rows: Sequence[Row], shown: Comparison, features: str) -> str:

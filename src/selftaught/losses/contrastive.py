@@ -1,7 +1,8 @@
-"""Contrastive losses that never hold the matrix of similarities.
+"""Contrastive losses that never hold a large matrix of similarities.
 
 Both losses are functions of two numbers per anchor: the logit of its positive, and the log-sum-exp over its negatives.
-The second is streamed tile by tile and its tiles are recomputed in backward, so memory grows with N, not N². Keeping
+The second is streamed tile by tile and its tiles are recomputed in backward, so memory grows with N, not N²; where one
+tile holds everything, it is kept instead. Keeping
 the positive out of the sum also keeps the gradient exact when the positive dominates: its weight is
 sigmoid(negatives - positive), where softmax(positive) - 1 would cancel in float32.
 """
@@ -120,7 +121,7 @@ class _NegativesLogSumExp(torch.autograd.Function):
                 else:
                     total[part] = torch.logaddexp(total[part], logits.logsumexp(dim))
         lse = total.log() if bounded else total
-        ctx.save_for_backward(x, y, lse)
+        ctx.save_for_backward(x, y, lse, out if max(len(x), len(columns)) <= size else None)
         ctx.own, ctx.bounded, ctx.size = own, bounded, size
         ctx.mark_non_differentiable(top)
         return lse, top
@@ -128,17 +129,21 @@ class _NegativesLogSumExp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, y, lse = ctx.saved_tensors
+        x, y, lse, kept = ctx.saved_tensors
         symmetric, columns = y is None, x if y is None else y
         lse = lse.masked_fill(lse == -torch.inf, 0.0)  # a row without negatives: all its logits are -inf
         # Where exp(s) alone is safe, the shift by the log-sum-exp becomes a factor of the row.
         scale, shift = (grad * torch.exp(-lse), None) if ctx.bounded else (grad, lse)
         dx = torch.zeros_like(x)
         dy = dx if symmetric else torch.zeros_like(columns) if ctx.needs_input_grad[1] else None
-        out = x.new_empty(min(ctx.size, len(x)) * min(ctx.size, len(columns)))
+        out = x.new_empty(min(ctx.size, len(x)) * min(ctx.size, len(columns))) if kept is None else kept.clone()
         with torch.autocast(x.device.type, enabled=False):
             for r, c in _tiles(len(x), len(columns), ctx.size, symmetric):
-                logits = _logits(x, columns, ctx.own, (r, c), out)
+                if kept is None:
+                    logits = _logits(x, columns, ctx.own, (r, c), out)
+                    logits = logits.exp_() if ctx.bounded else logits
+                else:
+                    logits = out.view(len(x), len(columns))
                 weight = _softmax_gradient(logits, scale, shift, (r, c), symmetric)
                 dx[r].addmm_(weight, columns[c])
                 if dy is not None and not (symmetric and r == c):
@@ -153,7 +158,7 @@ def _softmax_gradient(
     rows, columns = tile
     if shift is None:
         factor = scale[rows, None] + scale[None, columns] if symmetric else scale[rows, None]
-        return logits.exp_().mul_(factor)
+        return logits.mul_(factor)
     weight = torch.sub(logits, shift[rows, None]).exp_().mul_(scale[rows, None])
     if symmetric:
         weight.addcmul_(logits.sub_(shift[None, columns]).exp_(), scale[None, columns])

@@ -1,7 +1,9 @@
 """The settings of the training loop."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
+from selftaught.errors import UserError
 from selftaught.train.optim import OptimConfig
 
 
@@ -20,8 +22,8 @@ class TrainConfig:
     batch: int
     seed: int = 0
     accumulate: int = 1
-    precision: str = "fp32"
-    strategy: str = "ddp"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     ema: float | None = None
     compile: bool = False
     save_every: int = 200
@@ -30,5 +32,20 @@ class TrainConfig:
     workers: int = 1
     threads: int = 1
     world: int = 1
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "save_every", "keep", "health_every", "threads", "world"):
+            if getattr(self, name) < 1:
+                raise UserError(f"setting 'train.{name}' is {getattr(self, name)}; it must be at least 1")
+        if self.workers < 0:
+            raise UserError(f"setting 'train.workers' is {self.workers}; it must be 0 (no loader thread) or more")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise UserError(f"setting 'train.ema' is {self.ema}; it must be in [0, 1), such as 0.99")
+        # Micro-batches of unequal size would not average to the gradient of the batch.
+        if self.batch % (self.accumulate * self.world) and self.batch % self.world == 0:
+            raise UserError(
+                f"batch {self.batch} over {self.world} ranks is not divisible into {self.accumulate} micro-batches; "
+                f"use a --batch that is a multiple of {self.accumulate * self.world}"
+            )

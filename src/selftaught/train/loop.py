@@ -118,7 +118,9 @@ class Trainer:
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 totals[name] = totals.get(name, 0) + value.float() / config.accumulate
         parameters = [p for p in self.task.parameters() if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm or float("inf"))
+        norm = nn.utils.get_total_norm([cast(Tensor, p.grad) for p in parameters])
+        if config.optim.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, norm)
         totals["grad_norm"] = _whole(norm)
         figures = dict(zip(totals, torch.stack([t.double().cpu() for t in totals.values()]).tolist(), strict=True))
         finite = np.isfinite(figures["loss"]) and np.isfinite(figures["grad_norm"])

@@ -1,0 +1,3 @@
+from tests.contracts.conftest import batch, digits
+
+__all__ = ["batch", "digits"]

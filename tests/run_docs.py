@@ -1,0 +1,82 @@
+"""Type the commands of README and docs, as they stand, in an empty folder that holds real pictures.
+
+Two things differ from a person's typing, and only these: budgets (`--minutes 10`, `--epochs 20`) are cut to a few steps,
+and commands that set up the machine (make, pip, git) are left to the Makefile, which runs them.
+
+    python tests/run_docs.py README.md docs/new_pretext.md
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+BLOCK = re.compile(r"^```(bash|python)(?: file=(\S+))?\n(.*?)^```", re.M | re.S)
+SETUP = ("make ", "pip ", "git ", "cd ", "torchrun ")
+BUDGETS = ((r"--minutes [\d.]+", "--steps 30"), (r"--epochs [\d.]+", "--epochs 2"))
+
+
+def pictures(folder: Path) -> None:
+    """scikit-learn's digits as folders of PNG: `pictures` with classes, `test` with classes, `new` without."""
+    digits = load_digits()
+    for i, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        part = "test" if i % 5 == 0 else "pictures"
+        target = folder / part / str(label)
+        target.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray((image * 255 / 16).astype(np.uint8)).resize((16, 16), Image.Resampling.BICUBIC)
+        picture.save(target / f"{i:04d}.png")
+        if i < 40:
+            (folder / "new").mkdir(exist_ok=True)
+            picture.save(folder / "new" / f"{i:04d}.png")
+
+
+def shortened(line: str) -> str:
+    for pattern, replacement in BUDGETS:
+        line = re.sub(pattern, replacement, line)
+    return line
+
+
+def run(document: Path, folder: Path) -> int:
+    """Run a document's blocks in order; returns how many commands ran."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment["SELFTAUGHT_CACHE"] = str(folder / ".cache")
+    count = 0
+    for language, name, body in BLOCK.findall(document.read_text(encoding="utf-8")):
+        if name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(body, encoding="utf-8")
+            continue
+        if language == "python":
+            commands = [[sys.executable, "-c", body]]
+            shown = [body.strip().splitlines()[0] + " ..."]
+        else:
+            lines = [x for x in body.replace("\\\n", " ").splitlines() if x.strip() and not x.startswith(("#", *SETUP))]
+            commands = [["bash", "-c", shortened(x)] for x in lines]
+            shown = [shortened(x) for x in lines]
+        for command, text in zip(commands, shown, strict=True):
+            print(f"{document}: {text}", flush=True)
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+            if done.returncode:
+                sys.exit(f"{document}: exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+            count += 1
+    return count
+
+
+def main(names: list[str]) -> None:
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            pictures(Path(folder))
+            count = run(Path(name).resolve(), Path(folder))
+            if not count:
+                sys.exit(f"{name}: no command was found; the check would prove nothing")
+            print(f"{name}: {count} commands ran")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
