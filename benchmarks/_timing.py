@@ -11,13 +11,13 @@ from typing import TypedDict
 
 
 class Row(TypedDict):
-    """One comparison. `ours` and `peer` are rates in `unit` (more is better); ratio > 1: ours is better."""
+    """One figure of ours beside a peer's, in `unit`; ratio > 1: ours is better. None: there is no such figure."""
 
     name: str
     unit: str
-    ours: float
-    peer: float
-    ratio: float
+    ours: float | None
+    peer: float | None
+    ratio: float | None
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -53,7 +53,6 @@ def main(rows: Iterable[Row]) -> None:
         return
     print(f"{'':<44}{'ours':>12}{'peer':>12}  {'':<14}{'ratio':>7}")
     for row in rows:
-        print(
-            f"{row['name']:<44}{row['ours']:>12,.4g}{row['peer']:>12,.4g}  {row['unit']:<14}{row['ratio']:>6.1f}x",
-            flush=True,
-        )
+        ours, peer = ("-" if x is None else f"{x:,.4g}" for x in (row["ours"], row["peer"]))
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}x"
+        print(f"{row['name']:<44}{ours:>12}{peer:>12}  {row['unit']:<14}{ratio:>7}", flush=True)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selftaught import __version__
-from selftaught.disk import sync, write_json
+from selftaught.disk import filling, sync, write_json, write_text
 from selftaught.encoders import Encoder, EncoderConfig, build
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
@@ -54,11 +54,20 @@ def modality_from_json(kind: str, data: dict[str, Any]) -> Modality:
     return _MODALITIES[kind].from_json(data)
 
 
-def save(folder: Path, encoder: Encoder, modality: Modality, info: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write a bundle beside its place and swap it in; `tensors` is the encoder's state (EMA or gathered from shards)."""
+def save(
+    folder: Path,
+    encoder: Encoder,
+    modality: Modality,
+    info: dict[str, Any],
+    tensors: dict[str, Tensor],
+    extra: dict[str, dict[str, Tensor]] | None = None,
+) -> None:
+    """Write a bundle beside its place and swap it in; `tensors` is the encoder's state (EMA or gathered from shards).
+
+    extra: further .safetensors files by name, such as a classifier's head. RunStopped on a full disk.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     bare = {name.removeprefix("model."): t.detach().cpu().contiguous() for name, t in tensors.items()}
     config = {
         "selftaught": __version__,
@@ -68,13 +77,16 @@ def save(folder: Path, encoder: Encoder, modality: Modality, info: dict[str, Any
         "modality": modality.to_json(),
         **info,
     }
-    save_file(bare, temporary / WEIGHTS, metadata={"format": "pt"})
-    sync(temporary / WEIGHTS)
-    write_json(temporary / "config.json", config)
-    (temporary / "README.md").write_text(_card(config), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    sync(folder.parent)
+    with filling(folder):
+        temporary.mkdir(parents=True)
+        for name, group in {WEIGHTS: bare, **(extra or {})}.items():
+            save_file(group, temporary / name, metadata={"format": "pt"})
+            sync(temporary / name)
+        write_json(temporary / "config.json", config)
+        write_text(temporary / "README.md", _card(config))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        sync(folder.parent)
 
 
 def find(path: Path) -> Path:

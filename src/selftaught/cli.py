@@ -95,9 +95,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"selftaught: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("selftaught: interrupted; type the same command to go on", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        from selftaught.disk import disk_error
+
+        full = disk_error(error, Path(os.fsdecode(error.filename)))
+        print(f"selftaught: {full or f'{error.filename}: {error.strerror}'}", file=sys.stderr)
+        return 2 if full is None else full.exit_code
     return 0
 
 

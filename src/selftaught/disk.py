@@ -31,15 +31,8 @@ def file_hash(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file atomically: a reader sees the old or the new text, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        sync(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(error, path) or error from error
-    sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -54,6 +47,20 @@ def filling(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise disk_error(error, path) or error from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to: it takes its place when all is on the disk, and is gone after any error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with filling(path):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def disk_error(error: BaseException, path: Path) -> RunStopped | None:

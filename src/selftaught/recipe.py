@@ -9,11 +9,15 @@ from selftaught.train.config import TrainConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """A complete pretraining run. `selftaught pretrain --recipe recipe.json` starts the same run again."""
+    """A complete pretraining run. `selftaught pretrain --recipe recipe.json` starts the same run again.
+
+    limit: training size, in pixels, that the pictures were stored for; a function of the request and the machine.
+    """
 
     data: str
     data_hash: str
     holdout: float
+    limit: int
     kind: str
     modality: dict[str, Any]
     pretext: str

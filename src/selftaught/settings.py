@@ -98,6 +98,17 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if old == new else [f"{where}: {json.dumps(old)} -> {json.dumps(new)}"]
 
 
+def sections(pairs: Sequence[str], known: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Settings by section; a section that is not among the `known` ones names its nearest match."""
+    tree = parse_settings(pairs)
+    for section, values in tree.items():
+        if section not in known:
+            raise unknown("section of settings", section, known)
+        if not isinstance(values, dict):
+            raise UserError(f"setting '{section}' is a section; set one of its fields, such as {section}.NAME=VALUE")
+    return tree
+
+
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """`["pretext.temperature=0.2", "optim.lr=0.1"]` as nested dictionaries; values are JSON, else text."""
     tree: dict[str, Any] = {}

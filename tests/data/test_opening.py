@@ -1,5 +1,6 @@
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +94,7 @@ class TestFolder:
     def test_too_many_bad_files_stop_with_count_reasons_and_fix(self, tmp_path, cache):
         folder(tmp_path, 8)
         (tmp_path / "bad.jpg").write_text("no")
-        with pytest.raises(UserError, match=r"1 of 9 pictures .* more than 5% \(bad.jpg: .*--max-bad"):
+        with pytest.raises(UserError, match=r"1 of 9 pictures .* more than 5% \(bad.jpg: .*repair or remove"):
             open_data(tmp_path, cache=cache)
 
     def test_all_bad(self, tmp_path, cache):
@@ -233,7 +234,7 @@ class TestLists:
 
     def test_no_path_column_names_the_nearest(self, root):
         (root / "t.csv").write_text("img_path,label\n000.png,1\n")
-        with pytest.raises(UserError, match=r"nearest: 'img_path'.*--path-column"):
+        with pytest.raises(UserError, match=r"nearest: 'img_path'.*\?path=COLUMN"):
             open_data(root / "t.csv")
 
     def test_missing_files_count_as_bad(self, root):
@@ -329,3 +330,15 @@ class TestShards:
         path = tar(tmp_path / "a.tar", {f"{i}.png": encoded(pixels(i)) for i in range(5)})
         source = open_data(path, cache=False)
         np.testing.assert_array_equal(first(source, 4), channels_first(pixels(4)))
+
+
+def test_columns_are_named_in_the_path(tmp_path: Path) -> None:
+    for i in range(4):
+        Image.fromarray(np.full((8, 8, 3), 60 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    table = tmp_path / "t.csv"
+    table.write_text("where,species\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(4)))
+    source = open_data(f"{table}?path=where&label=species")
+    assert source.classes == ["a", "b"]
+    assert len(source) == 4
+    with pytest.raises(UserError, match=r"'file' after \? names no column"):
+        open_data(f"{table}?file=where")

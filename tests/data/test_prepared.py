@@ -117,7 +117,9 @@ def test_too_little_space(tmp_path, monkeypatch):
     root = folder(tmp_path / "in", 10)
     monkeypatch.setattr(prepare, "free_bytes", lambda _: 1000)
     monkeypatch.setattr(opening, "free_bytes", lambda _: 1000)
-    with pytest.raises(UserError, match=r"takes about 4 kB and .* has 1 kB to spare; free some space.*--no-cache"):
+    with pytest.raises(
+        UserError, match=r"takes about 4 kB and .* has 1 kB to spare; free some space.*SELFTAUGHT_CACHE"
+    ):
         open_data(root, cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     said = []
@@ -159,7 +161,7 @@ def test_what_killed_writers_left_goes_after_hours(tmp_path):
 
 def test_unwritable_cache(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write the prepared cache.*--cache"):
+    with pytest.raises(UserError, match=r"cannot write the prepared cache.*SELFTAUGHT_CACHE"):
         open_data(folder(tmp_path / "in", 4), cache=tmp_path / "file" / "x")
 
 

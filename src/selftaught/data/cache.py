@@ -56,7 +56,7 @@ def writing(root: Path) -> Iterator[tuple[Path, Callable[[str], Path]]]:
         folder.mkdir()
     except OSError as error:
         raise UserError(
-            f"cannot write the prepared cache in {root}: {error.strerror}; name a folder with --cache"
+            f"cannot write the prepared cache in {root}: {error.strerror}; set SELFTAUGHT_CACHE to a folder that can"
         ) from None
 
     def commit(key: str) -> Path:
@@ -77,7 +77,7 @@ def writing(root: Path) -> Iterator[tuple[Path, Callable[[str], Path]]]:
             raise
         raise RunStopped(
             f"disk full while writing the prepared cache in {root}; its unfinished part was removed: free some space, "
-            "or name a folder on another disk with --cache"
+            "or set SELFTAUGHT_CACHE to a folder on another disk"
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)

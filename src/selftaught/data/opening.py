@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
@@ -71,10 +72,12 @@ def open_data(
     data: a folder (read recursively; class folders give labels), a .txt, .csv, .tsv or .parquet list of paths, a .npy
         or .npz file, a .tar, a folder of them or `shard-{0000..0009}.tar`, a NumPy array or tensor, a pair
         (array, labels), or a map-style torch Dataset of pictures or (picture, label).
-    cache: folder for prepared data; None: $SELFTAUGHT_CACHE or ~/.cache/selftaught/prepared; False: no cache, decode
-        at every fetch. Where the default folder's disk is too small, the same is done and said.
+    cache: folder for prepared data; None: $SELFTAUGHT_CACHE or ~/.cache/selftaught/prepared; False (or
+        SELFTAUGHT_CACHE=off): no cache, decode at every fetch. Where the default folder's disk is too small, the same
+        is done and said.
     short_side: pictures whose short side is larger are stored with this one (files and Datasets; arrays stay).
-    path_column, label_column: of a table, where they are not called path or label.
+    path_column, label_column: of a table, where they are not called path or label; in a path itself they are
+        written TABLE?path=COLUMN&label=COLUMN.
     max_bad: share of unusable samples above which opening fails.
     say: told, in one line each, what is written, reused or left out. progress: called with (done, total).
 
@@ -110,13 +113,18 @@ class _Options:
 
 def _open_path(data: str, options: _Options, path_column: str | None, label_column: str | None) -> Source:
     path = Path(data).expanduser()
+    if "?" in path.name and not path.exists():  # TABLE?path=COLUMN&label=COLUMN
+        path, given = path.with_name(path.name.partition("?")[0]), dict(parse_qsl(path.name.partition("?")[2]))
+        if unknown := sorted(set(given) - {"path", "label"}):
+            raise UserError(f"'{unknown[0]}' after ? names no column; use {path.name}?path=COLUMN&label=COLUMN")
+        path_column, label_column = given.get("path", path_column), given.get("label", label_column)
     suffix = path.suffix.lower()
     if suffix in arrays.SUFFIXES and path.is_file():
         return _open_array(*arrays.load_array(path), str(path), options.say)
     if not path.exists() and "{" in data and suffix == ".tar":
         listing = list_shards(path, expand_braces(str(path)), PICTURE_SUFFIXES)
     elif not path.exists():
-        raise UserError(f"{data} does not exist; pass {_KINDS}")
+        raise UserError(f"{path} does not exist; pass {_KINDS}")
     elif path.is_dir():
         listing = _list_folder(path, options.say)
     elif suffix in tables.SUFFIXES:
@@ -192,7 +200,7 @@ def _open_dataset(dataset: Dataset[Any], options: _Options) -> Source:
 
 def _prepared(loader: Loader, key: str | None, limit: Limit, options: _Options) -> Prepared:
     """From the cache if it is there, into it if there is room, else without one."""
-    if options.cache is False:
+    if options.cache is False or (options.cache is None and os.environ.get("SELFTAUGHT_CACHE") == "off"):
         return list_direct(loader, limit, options.progress)
     root = cache_root(options.cache)
     if key is not None and (found := open_prepared(root / key, len(loader))) is not None:
@@ -203,7 +211,7 @@ def _prepared(loader: Loader, key: str | None, limit: Limit, options: _Options) 
     if options.cache is None and expected * 1.1 > (free := free_bytes(root)):
         options.say(
             f"no prepared cache: it would take about {show_bytes(expected)}, {root} has {show_bytes(free)} to spare; "
-            "pictures are decoded at every use (slower); name a folder on another disk with --cache"
+            "pictures are decoded at every use (slower); set SELFTAUGHT_CACHE to a folder on another disk"
         )
         return list_direct(loader, limit, options.progress)
     return prepare(loader, root, key, limit, expected=expected, say=options.say, progress=options.progress)

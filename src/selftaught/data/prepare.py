@@ -56,7 +56,7 @@ class Limit:
             first = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
             raise UserError(
                 f"{len(bad)} of {self.total} pictures in {self.where} cannot be used{so_far}, more than "
-                f"{self.share:.0%} ({first}); repair or remove them, or allow more with --max-bad"
+                f"{self.share:.0%} ({first}); repair or remove them"
             )
 
 
@@ -148,7 +148,7 @@ def prepare(
     if expected * 1.1 > free:
         raise UserError(
             f"the prepared cache takes about {show_bytes(expected)} and {root} has {show_bytes(free)} to spare; free "
-            "some space, name a folder on another disk with --cache, or decode at every use with --no-cache (slower)"
+            "some space, or set SELFTAUGHT_CACHE to a folder on another disk, or to off to decode at every use (slower)"
         )
     say(f"preparing {len(loader)} pictures once: about {show_bytes(expected)} in {root / (key or '')}")
     threads = cpu_threads() if loader.parallel else 1

@@ -74,7 +74,7 @@ def _path_column(columns: list[str], wanted: str | None, table: Path) -> str:
     if found is None:
         raise UserError(
             f"{table} has no column called {', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}"
-            f"{_nearest(PATH_COLUMNS, columns)}; its columns: {_shown(columns)}; name one with --path-column"
+            f"{_nearest(PATH_COLUMNS, columns)}; its columns: {_shown(columns)}; name one: {table.name}?path=COLUMN"
         )
     return found
 
@@ -112,7 +112,9 @@ def _parquet(table: Path, path_column: str | None, label_column: str | None) -> 
         label = choose_column(columns, label_column, LABEL_COLUMNS, table)
         kind = file.schema_arrow.field(path).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UserError(f"column '{path}' of {table} is {kind}, not text; name the path column with --path-column")
+            raise UserError(
+                f"column '{path}' of {table} is {kind}, not text; name the column of paths: {table.name}?path=COLUMN"
+            )
         data = file.read(columns=[path] if label is None else [path, label])
     labels = [None] * len(data) if label is None else [None if v is None else str(v) for v in data[label].to_pylist()]
     return [(name, value) for name, value in zip(data[path].to_pylist(), labels) if name]

@@ -30,7 +30,7 @@ class Downstream(nn.Module, ABC):
     def predict(self, batch: Batch) -> Tensor:
         """Predictions for a batch, without randomness."""
 
-    def after_step(self, progress: float) -> None:  # noqa: B027  # the loop calls it for every task
+    def after_step(self, progress: float) -> None:  # the loop calls it for every task
         """Nothing to do after a step."""
 
 

@@ -132,7 +132,7 @@ class TimmEncoder(Encoder):
         super().__init__()
         self.config = config
         self.model: Any = model
-        self.token_width = int(self.model.num_features)
+        self.token_width = int(cast(Any, model).num_features)
         with torch.no_grad():
             training = model.training
             probe = self.eval()(torch.zeros(1, config.channels, config.size, config.size))

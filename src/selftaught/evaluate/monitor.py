@@ -44,19 +44,28 @@ class HealthMonitor:
         self.train = train[rng.permutation(len(train), seed, 5)[:_ONLINE_TRAIN]]
         self.scored = self.held[: min(batch, len(held))]
         self.history: list[HealthRow] = []
+        self.projected: list[HealthRow] = []
 
     def look(self, trainer: Any, step: int, run: Any, meter: Any) -> str | None:
         """Measure, log, and raise an alarm in words where the figures call for one. Every rank calls it."""
         self._recall(run, step)
         with trainer.measuring():
-            row = self._measure(trainer, step)
+            row, projected = self._measure(trainer, step)
             held_loss = self._held_out_loss(trainer)
         self.history.append(row)
+        more: dict[str, float | int | None] = {"held_out_loss": held_loss}
+        if projected is not None:
+            self.projected.append(projected)
+            more |= {
+                "projected_rank": projected.rank,
+                "projected_std": projected.std,
+                "projected_width": projected.width,
+            }
         if not run.writes:
             return None
-        run.append("health.jsonl", {**dataclasses.asdict(row), "held_out_loss": held_loss})
+        run.append("health.jsonl", {**dataclasses.asdict(row), **more})
         losses = [r["loss"] for r in run.rows("log.jsonl")]
-        alarm = diagnose(self.history, losses, self.chance)
+        alarm = diagnose(self.history, losses, self.chance) or diagnose(self.projected, losses)
         if alarm is not None and alarm.kind not in {r["name"] for r in run.rows("alarms.jsonl")}:
             words = {"seen": alarm.seen, "cause": alarm.cause, "remedy": alarm.remedy}
             run.append("alarms.jsonl", {"step": step, "name": alarm.kind, **words})
@@ -67,7 +76,15 @@ class HealthMonitor:
         """After a resume, take up the measures made before it."""
         if not self.history and step > 0:
             fields = [f.name for f in dataclasses.fields(HealthRow)]
-            self.history = [HealthRow(**{k: r.get(k) for k in fields}) for r in run.rows("health.jsonl")]
+            rows = run.rows("health.jsonl")
+            self.history = [HealthRow(**{k: r.get(k) for k in fields}) for r in rows]
+            self.projected = [
+                HealthRow(
+                    r["step"], r["projected_rank"], r["projected_std"], width=r["projected_width"], samples=r["samples"]
+                )
+                for r in rows
+                if "projected_rank" in r
+            ]
 
     def _batch(self, index: np.ndarray, device: torch.device) -> Batch:
         return Batch(self.source.fetch(index), torch.from_numpy(index), self.seed, _STEP).to(device)
@@ -79,15 +96,14 @@ class HealthMonitor:
             parts.append(task.encoder(task.modality.plain(batch)).pooled.float())
         return torch.cat(parts)
 
-    def _measure(self, trainer: Any, step: int) -> HealthRow:
+    def _measure(self, trainer: Any, step: int) -> tuple[HealthRow, HealthRow | None]:
+        """Health of the encoder's features and, where the task projects them, of what its loss compares."""
         task, index = trainer.task, self.held[:_SAMPLES]
         strong = task.modality.view(self._batch(index, trainer.device), task.modality.contrastive_view(), stream=1)
-        return measure(
-            self._features(trainer, index),
-            step=step,
-            second=task.encoder(strong).pooled.float(),
-            knn=self._knn(trainer),
-        )
+        features = self._features(trainer, index)
+        row = measure(features, step=step, second=task.encoder(strong).pooled.float(), knn=self._knn(trainer))
+        projected = task.project(features)
+        return row, None if projected is features else measure(projected.float(), step=step)
 
     def _held_out_loss(self, trainer: Any) -> float | None:
         """The pretext loss on held-out samples, always the same views; it chooses the checkpoint to protect."""

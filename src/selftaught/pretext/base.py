@@ -4,7 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from selftaught.batch import Batch, Step
 from selftaught.encoders import Encoder
@@ -53,6 +53,13 @@ class Pretext(nn.Module, ABC):
 
     def after_step(self, progress: float) -> None:  # most tasks have nothing to do here
         """Called after each optimiser step with the share of the run done: momentum encoders, queues, centres."""
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """What the loss compares, made from pooled features: a projector can collapse while the encoder still looks well.
+
+        Tasks whose loss does not act on an embedding return `pooled` itself.
+        """
+        return pooled
 
     def chance(self, batch_size: int) -> float | None:
         """The loss of a model that has learnt nothing, or None where no such figure exists."""

@@ -40,7 +40,7 @@ class MAE(Pretext):
 
         normalise: predict pixels standardised within each patch (paper, table 1d).
         decoder_width, decoder_depth: the paper's 512 and 8 belong to ViT-L at 224 px and would cost a small encoder twelve
-            times its own work; None sizes them to the encoder: half its width, a quarter of its blocks.
+            times its own work; None sizes them to the encoder: its width (512 at most), a third of its blocks.
         view: changes to the light view (random resized crop and flip).
         """
 
@@ -57,9 +57,9 @@ class MAE(Pretext):
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
         self.view = customised(modality.light_view(), config.view)
-        heads = max(1, encoder.token_width // 64)
-        width = config.decoder_width or max(heads * 16, encoder.token_width // 2 // (heads * 4) * heads * 4)
-        depth = config.decoder_depth or max(1, (encoder.depth - 1) // 4)
+        width = config.decoder_width or min(encoder.token_width, 512)
+        depth = config.decoder_depth or max(1, (encoder.depth - 1) // 3)
+        heads = next(h for h in range(max(1, width // 64), 0, -1) if width % h == 0)
         self.embed = nn.Linear(encoder.token_width, width)
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02)
         self.position: Tensor

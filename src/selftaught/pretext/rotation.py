@@ -5,7 +5,7 @@ Gidaris, Singh, Komodakis 2018, "Unsupervised Representation Learning by Predict
 
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ class Rotation(Pretext):
         view: changes to the light view (crop and flip) that comes before the rotation.
         """
 
-        copies: int = 4
+        copies: Literal[1, 4] = 4
         view: dict[str, Any] | None = None
 
     family = "predictive"

@@ -8,9 +8,11 @@ from math import log
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from selftaught.batch import Batch, Step
 from selftaught.encoders import Encoder
+from selftaught.errors import UserError
 from selftaught.heads import ProjectionHead
 from selftaught.losses.contrastive import nt_xent
 from selftaught.modality.base import Modality
@@ -37,6 +39,12 @@ class SimCLR(Pretext):
         decoupled: bool = False
         view: dict[str, Any] | None = None
 
+        def __post_init__(self) -> None:
+            for name in ("temperature", "hidden", "out"):
+                value = getattr(self, name)
+                if value is not None and not value > 0:
+                    raise UserError(f"setting 'pretext.{name}' is {value}; it must be above 0")
+
     family = "contrastive"
     paper = "Chen et al. 2020, arXiv:2002.05709"
     splits_batch = False
@@ -54,6 +62,9 @@ class SimCLR(Pretext):
         z1, z2 = self.head(h).chunk(2)
         loss, accuracy = nt_xent(z1, z2, self.config.temperature, decoupled=self.config.decoupled)
         return Step(loss, {"accuracy": accuracy})
+
+    def project(self, pooled: Tensor) -> Tensor:
+        return self.head(pooled)
 
     def chance(self, batch_size: int) -> float:
         """Cross-entropy of a uniform guess among the 2N - 1 other views (2N - 2 when decoupled)."""

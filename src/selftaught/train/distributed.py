@@ -8,8 +8,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from selftaught.errors import UserError
-
 
 @dataclass(frozen=True)
 class Ranks:
@@ -52,6 +50,12 @@ def agree(flag: bool, device: torch.device) -> bool:
     return bool(value.item())
 
 
+def same(value: int, device: torch.device) -> bool:
+    """Whether every rank has the same value."""
+    spread = mean({"value": float(value)}, device)["value"]
+    return not agree(spread != value, device)
+
+
 def mean(values: dict[str, float], device: torch.device) -> dict[str, float]:
     """Mean of each figure over the ranks."""
     if not dist.is_initialized():
@@ -75,6 +79,4 @@ def share(task: nn.Module, strategy: str, ranks: Ranks, device: torch.device) ->
 
         fully_shard(task)
         return task
-    if strategy != "ddp":
-        raise UserError(f"strategy '{strategy}' is unknown; use ddp or fsdp")
     return DistributedDataParallel(task, device_ids=[device.index] if device.type == "cuda" else None)

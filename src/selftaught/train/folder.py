@@ -33,22 +33,32 @@ class RunFolder:
         return self.path / "encoder"
 
     def claim(self, request: dict[str, Any]) -> bool:
-        """Take the folder for a request; True if it already holds a run of the very same request, to be resumed.
+        """Whether the folder holds a run of the very same request, to be resumed; False: it is free. Writes nothing.
 
-        Raises UserError with the difference where it holds another run, or files that are no run at all.
+        Raises UserError with the difference where it holds another run, or files that are no run at all. A request
+        that never came to its first measure (it was refused, or killed) does not hold the folder.
         """
         file = self.path / "request.json"
         if file.is_file():
-            if lines := differences(load_json(file), request):
+            lines = differences(load_json(file), request)
+            if lines and not any((self.path / name).exists() for name in (*LOGS, "checkpoints", "encoder")):
+                return False
+            if lines:
                 shown = "; ".join(lines[:6]) + (f"; and {len(lines) - 6} more" if len(lines) > 6 else "")
                 raise UserError(f"'{self.path}' holds another run ({shown}); use another --out")
             return True
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"'{self.path}' is a file and no run folder; use another --out")
+        if self.path.exists() and any(not p.name.startswith(f".{file.name}.") for p in self.path.iterdir()):
             raise UserError(f"'{self.path}' exists and is no run of selftaught; use another --out")
-        if self.writes:
-            self.path.mkdir(parents=True, exist_ok=True)
-            disk.write_json(file, request)
         return False
+
+    def begin(self, request: dict[str, Any]) -> None:
+        """Take the folder for a request that can be met: from now on it holds this run."""
+        if self.writes:
+            with disk.filling(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+            disk.write_json(self.path / "request.json", request)
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add a line to a log. RunStopped on a full disk."""

@@ -211,7 +211,7 @@ def fit(
     fetch(positions, step) -> Batch on the CPU. A watcher looks before the first step and every `every` steps.
     """
     config, first = trainer.config, trainer.step
-    start, saved = time.monotonic(), first
+    start, saved = time.monotonic(), first or None
     best: int | None = None
     with Stop() as stop, Meter(what, config.steps, first, quiet or not trainer.ranks.first) as meter:
         try:
@@ -236,11 +236,14 @@ def fit(
             if run.writes:
                 disk.write_json(run.path / "not_finite.json", error.report)
             raise
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            raise _out_of_memory(error, config, trainer.task, saved) or error from error
+        except (RuntimeError, MemoryError) as error:
+            raise out_of_memory(error, config, trainer.task, saved) or error from error
     seconds = time.monotonic() - start
     pace = (trainer.step - first) * config.batch / max(seconds, 1e-9)
-    return Outcome(trainer.step, stop.signal if trainer.step < config.steps else None, seconds, pace)
+    # The signal may have reached another rank alone: every rank stopped with it.
+    return Outcome(
+        trainer.step, (stop.signal or signal.SIGTERM) if trainer.step < config.steps else None, seconds, pace
+    )
 
 
 def _look(watchers: Sequence[Watcher], trainer: Trainer, run: RunFolder, meter: Meter) -> str:
@@ -257,12 +260,14 @@ def _best(run: RunFolder) -> int | None:
     return min(rows, key=lambda r: (r["held_out_loss"], r["step"]))["step"] if rows else None
 
 
-def _out_of_memory(error: RuntimeError, config: TrainConfig, task: Any, saved: int) -> RunStopped | None:
-    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+def out_of_memory(error: Exception, config: TrainConfig, task: Any, saved: int | None = None) -> RunStopped | None:
+    """The one-line error for memory that ran out, or None if `error` is something else."""
+    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
         return None
     remedy = f"--batch {max(1, config.batch // 2)}"
     if task.splits_batch:
         remedy += f" or --set train.accumulate={config.accumulate * 2} (the same gradient in half the memory)"
     else:
         remedy += " (this task compares the samples of a batch, so smaller micro-batches would change its loss)"
-    return RunStopped(f"out of memory at batch {config.batch}; use {remedy}. The checkpoint of step {saved} is whole")
+    kept = "Nothing was saved yet" if saved is None else f"The checkpoint of step {saved} is whole"
+    return RunStopped(f"out of memory at batch {config.batch}; use {remedy}. {kept}")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from selftaught import bundle
+from selftaught import bundle, disk
 from selftaught.errors import UserError
 from selftaught.evaluate.features import encode
 from selftaught.train.progress import Meter
@@ -24,6 +24,7 @@ def embed(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
         if file.exists():
             raise UserError(f"'{file}' exists; name another file with --out, or remove it")
     loaded = bundle.load(run)
+    out.parent.mkdir(parents=True, exist_ok=True)
     source = open_source(data, loaded.encoder.config.size, quiet)
     where = torch.device(pick_device(device))
     with Meter("embed", len(source), quiet=quiet) as meter:
@@ -31,14 +32,12 @@ def embed(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
             loaded.encoder, loaded.modality, source, np.arange(len(source)), where, lambda done, _: meter.update(done)
         ).numpy()
     names = [source.names[i] for i in range(len(source))]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    if out.suffix == ".npy":
-        with temporary.open("wb") as stream:
-            np.save(stream, features)
-        names_file.write_text("".join(name.replace("\n", " ") + "\n" for name in names), encoding="utf-8")
-    else:
-        flat = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1])
-        pq.write_table(pa.table({"name": names, "features": flat}), temporary)
-    temporary.replace(out)
+    with disk.replacing(out) as temporary:
+        if out.suffix == ".npy":
+            with temporary.open("wb") as stream:
+                np.save(stream, features)
+            disk.write_text(names_file, "".join(name.replace("\n", " ") + "\n" for name in names))
+        else:
+            flat = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1])
+            pq.write_table(pa.table({"name": names, "features": flat}), temporary)
     return out

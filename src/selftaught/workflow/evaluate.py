@@ -18,7 +18,7 @@ from selftaught.evaluate.verdict import verdict
 from selftaught.report import make_atlas, results_table, write_report
 from selftaught.settings import from_json, to_json
 from selftaught.train.progress import Meter
-from selftaught.workflow.prepare import open_source, pick_device, say
+from selftaught.workflow.prepare import open_source, pick_device, positive, say
 
 _ATLAS = 1500
 _LEAST_TEST = 20
@@ -126,6 +126,9 @@ def evaluate(
     quiet: bool,
 ) -> dict[str, Any]:
     """Probe and kNN over label budgets; writes evaluation.json, the map and report.html; prints the table."""
+    for amount in labels:
+        positive(labels=amount)
+    positive(draws=draws)
     where = torch.device(pick_device(device))
     loaded = bundle.load(run)
     config = loaded.encoder.config
@@ -203,7 +206,8 @@ def _keep(run: Path, result: dict[str, Any], parts: Split, found: Tensor, seed: 
         parts.test.classes,
         seed,
     )
-    atlas.save(folder)
+    with disk.filling(folder):
+        atlas.save(folder)
     page = write_report(folder)
     if not quiet:
         from rich.console import Console

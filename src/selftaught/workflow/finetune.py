@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from selftaught import bundle, disk, rng
 from selftaught.data import Source
@@ -20,7 +20,7 @@ from selftaught.errors import UserError
 from selftaught.evaluate.efficiency import draw_labels
 from selftaught.evaluate.features import raw_batches
 from selftaught.evaluate.intervals import bootstrap
-from selftaught.settings import from_json, parse_settings, to_json
+from selftaught.settings import from_json, sections, to_json
 from selftaught.train import checkpoint, distributed
 from selftaught.train.config import TrainConfig
 from selftaught.train.folder import RunFolder
@@ -28,7 +28,7 @@ from selftaught.train.loop import Trainer, fit
 from selftaught.train.order import Order
 from selftaught.train.progress import Meter
 from selftaught.workflow.evaluate import Split, seen_hashes, split
-from selftaught.workflow.prepare import fetcher, open_source, pick_device, pick_threads, say
+from selftaught.workflow.prepare import fetcher, open_source, pick_device, pick_threads, positive, say
 from selftaught.workflow.pretrain import Interrupted
 
 _HEAD = "head.safetensors"
@@ -51,6 +51,8 @@ def finetune(
     quiet: bool,
 ) -> Path:
     """Fine-tune, test, and write finetune.json; returns the folder, which `predict` reads."""
+    positive(labels=labels, epochs=epochs, batch=batch, lr=lr)
+    changes = sections(settings, ("optim", "train"))
     loaded = bundle.load(run)
     where = pick_device(device)
     threads = pick_threads()
@@ -65,7 +67,6 @@ def finetune(
     assert parts.train.labels is not None
     drawn = draw_labels(torch.from_numpy(parts.train.labels[parts.train_index]), amount, seed=seed, draw=0)
     index = parts.train_index[drawn.numpy()]
-    changes = parse_settings(settings)
     batch = batch or min(128, max(8, 2 ** int(math.log2(max(8, len(index) // 4)))), len(index))
     base = {
         "steps": max(1, math.ceil(epochs * len(index) / batch)),
@@ -127,7 +128,9 @@ def _fit(
     what: str,
 ) -> Classify:
     """Train a classifier to the end, from its last checkpoint where there is one."""
+    order = Order(len(index), config.batch, config.seed)
     run.claim(request)
+    run.begin(request)
     ranks = distributed.Ranks()
     trainer = Trainer(task, config, ranks, lambda name: task.encoder.layer_of(name.removeprefix("encoder.")))
     saved, passed = checkpoint.load_last(run.checkpoints)
@@ -137,7 +140,6 @@ def _fit(
         trainer.restore(saved, run)
     else:
         run.cut_logs({})
-    order = Order(len(index), config.batch, config.seed)
     disk.write_json(run.path / "train.json", to_json(config))
     outcome = fit(trainer, fetcher(source, index, config.seed, labels=True), order, run, (), quiet, what)
     if outcome.stopped_by is not None:
@@ -160,8 +162,8 @@ def _correct(task: Classify, parts: Split, device: torch.device) -> torch.Tensor
 def _save(task: Classify, folder: Path, classes: list[str], info: dict[str, Any]) -> None:
     kept = {k: v for k, v in info.items() if k in ("pretext", "data", "data_hash", "recipe_hash", "seed")}
     tensors = task.encoder.state_dict()
-    bundle.save(folder / "encoder", task.encoder, task.modality, {**kept, "classes": classes}, tensors)
-    save_file({k: v.detach().cpu().contiguous() for k, v in task.head.state_dict().items()}, folder / "encoder" / _HEAD)
+    head = {_HEAD: {k: v.detach().cpu().contiguous() for k, v in task.head.state_dict().items()}}
+    bundle.save(folder / "encoder", task.encoder, task.modality, {**kept, "classes": classes}, tensors, head)
 
 
 def predict(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
@@ -175,6 +177,7 @@ def predict(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
         raise UserError(f"'{out}' must end in .csv or .parquet")
     if out.exists():
         raise UserError(f"'{out}' exists; name another file with --out, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
     task = Classify(loaded.encoder, loaded.modality, Classify.Config(len(classes), "head"))
     task.head.load_state_dict(load_file(head))
     where = torch.device(pick_device(device))
@@ -185,13 +188,12 @@ def predict(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
     best = probabilities.max(1)
     names = [source.names[i] for i in range(len(source))]
     found = [classes[i] for i in best.indices.tolist()]
-    temporary = out.with_name(f".{out.name}.tmp")
-    if out.suffix == ".parquet":
-        pq.write_table(pa.table({"name": names, "class": found, "probability": best.values.numpy()}), temporary)
-    else:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["name", "class", "probability"])
-            writer.writerows((n, c, f"{p:.6f}") for n, c, p in zip(names, found, best.values.tolist(), strict=True))
-    temporary.replace(out)
+    with disk.replacing(out) as temporary:
+        if out.suffix == ".parquet":
+            pq.write_table(pa.table({"name": names, "class": found, "probability": best.values.numpy()}), temporary)
+        else:
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["name", "class", "probability"])
+                writer.writerows((n, c, f"{p:.6f}") for n, c, p in zip(names, found, best.values.tolist(), strict=True))
     return out

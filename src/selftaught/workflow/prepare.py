@@ -1,5 +1,6 @@
 """From the user's data to what training reads: source, split, preprocessing, batches."""
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -23,6 +24,13 @@ _STORED = 111  # px: small training sizes share one prepared copy, and crops hav
 def say(line: str) -> None:
     """A line for the person at the terminal; results go to standard output, this does not."""
     print(line, file=sys.stderr, flush=True)
+
+
+def positive(**given: float | None) -> None:
+    """UserError for an option that was given (not None) and is no finite number above 0."""
+    for name, value in given.items():
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} {value:g} is not above 0; leave it out for the automatic choice")
 
 
 def pick_device(device: str) -> str:

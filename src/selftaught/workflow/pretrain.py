@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from selftaught.evaluate.monitor import HealthMonitor
 from selftaught.modality.base import Modality
 from selftaught.pretext import Pretext, find
 from selftaught.recipe import Recipe
-from selftaught.settings import digest, from_json, load_json, parse_settings, to_json
+from selftaught.settings import digest, from_json, load_json, sections, to_json
 from selftaught.train import checkpoint, distributed, state
 from selftaught.train.config import TrainConfig
 from selftaught.train.distributed import Ranks
 from selftaught.train.folder import RunFolder
-from selftaught.train.loop import Outcome, Trainer, fit
+from selftaught.train.loop import NotFinite, Outcome, Trainer, fit, out_of_memory
+from selftaught.train.optim import OptimConfig
 from selftaught.train.order import Order
 from selftaught.train.progress import clock
 from selftaught.workflow.prepare import (
@@ -39,11 +40,18 @@ from selftaught.workflow.prepare import (
     pick_device,
     pick_size,
     pick_threads,
+    positive,
     say,
 )
 
 _HEADS = 3  # key of the heads' initial weights
 _DEFAULT_MINUTES = 10.0
+_LEAST_SIZE = 8
+# What --set may not say, because an option or the data says it.
+_SAID_ELSEWHERE = {
+    "train": {n: f"--{n}" for n in ("steps", "batch", "seed", "device")} | {"world": "torchrun", "optim": "optim.NAME"},
+    "encoder": {"name": "--encoder", "size": "--size", "weights": "--weights", "channels": "the data"},
+}
 
 
 @dataclass(frozen=True)
@@ -51,20 +59,20 @@ class Request:
     """What the user asked for; the run folder keeps it, and the same request again resumes."""
 
     data: str
-    pretext: str
-    encoder: str
-    weights: str | None
-    steps: int | None
-    epochs: float | None
-    minutes: float | None
-    batch: int | None
-    lr: float | None
-    size: int | None
-    holdout: float
-    seed: int
-    device: str
-    settings: list[str]
-    recipe: str | None
+    pretext: str = "simclr"
+    encoder: str = "auto"
+    weights: str | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+    batch: int | None = None
+    lr: float | None = None
+    size: int | None = None
+    holdout: float = 0.1
+    seed: int = 0
+    device: str = "auto"
+    settings: list[str] = field(default_factory=list)
+    recipe: str | None = None
 
 
 class Interrupted(RunStopped):
@@ -87,44 +95,80 @@ def build_task(recipe: Recipe, modality: Modality) -> Pretext:
 
 def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False) -> Path:
     """Run (or resume, or find finished) the pretraining that was asked for; returns its run folder."""
-    device = pick_device(request.device)
+    _check(request)
+    path = out or Path("runs") / f"{name_of(data)}-{Path(request.pretext.partition('.py')[0]).name}"
+    # Before the ranks meet: what one of them writes later must not look like an older run to another.
+    resumed = RunFolder(path, writes=False).claim(to_json(request))
+    said = path / "recipe.json" if resumed and (path / "recipe.json").is_file() else request.recipe
+    recipe = None if said is None else from_json(Recipe, load_json(Path(said)), "recipe")
+    device = pick_device(request.device if recipe is None else recipe.train.device)
     torch.set_num_threads(pick_threads())
     ranks = distributed.join(device)
-    path = out or Path("runs") / f"{name_of(data)}-{Path(request.pretext.partition('.py')[0]).name}"
     run = RunFolder(path, writes=ranks.first)
-    resumed = run.claim(to_json(request))
     tell: Callable[[str], None] = (lambda line: None) if quiet or not ranks.first else say
     if resumed and (run.encoder / "config.json").is_file():
         tell(f"run '{path}' is complete; nothing to do. Another --out or --seed starts a new one")
         return path
-    source = _open(data, request, device, ranks, quiet)
-    train, held = holdout(source, request.holdout)
-    if resumed and (run.path / "recipe.json").is_file():
-        recipe = from_json(Recipe, load_json(run.path / "recipe.json"), "recipe")
-        _same_circumstances(recipe, source, ranks)
-    elif request.recipe is not None:
-        recipe = from_json(Recipe, load_json(Path(request.recipe)), "recipe")
-        _same_circumstances(recipe, source, ranks)
-    else:
+    source = _open(data, _limit(request, device) if recipe is None else recipe.limit, ranks, quiet)
+    train, held = holdout(source, request.holdout if recipe is None else recipe.holdout)
+    if recipe is None:
         recipe = resolve(request, source, train, device, ranks, tell)
+    else:
+        _same_circumstances(recipe, source, ranks)
     torch.set_num_threads(recipe.train.threads)
     modality = bundle.modality_from_json(recipe.kind, recipe.modality)
     if ranks.first:
+        run.begin(to_json(request))
         disk.write_json(run.path / "recipe.json", to_json(recipe))
         disk.write_json(run.path / "data.json", _data_facts(source, train, held))
-        np.save(run.path / "seen.npy", source.hashes[train])
-    try:
-        outcome = _train(recipe, source, modality, train, held, run, ranks, tell, quiet)
-    except KeyboardInterrupt:
-        raise UserError("interrupted twice; the last checkpoint is whole, type the same command to go on") from None
+        with disk.filling(run.path):
+            np.save(run.path / "seen.npy", source.hashes[train])
+    outcome = _train(recipe, source, modality, train, held, run, ranks, tell, quiet)
+    distributed.leave()
     if outcome.stopped_by is not None:
         raise Interrupted(outcome.stopped_by, outcome.steps, recipe.train.steps)
     return path
 
 
-def _open(data: Any, request: Request, device: str, ranks: Ranks, quiet: bool) -> ImageSource:
+def _check(request: Request) -> None:
+    """Refuse what no data could make right, before any data is read."""
+    if request.recipe is not None:
+        said = [f.name for f in dataclasses.fields(Request) if f.name not in ("data", "device", "recipe")]
+        plain = Request(request.data)
+        if more := [n for n in said if getattr(request, n) != getattr(plain, n)]:
+            raise UserError(f"--recipe says all about a run; leave out --{more[0].replace('settings', 'set')}")
+    budgets = {n: getattr(request, n) for n in ("steps", "epochs", "minutes")}
+    given = [n for n, value in budgets.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"--{given[0]} and --{given[1]} are both given; a run has one budget, give one")
+    positive(**budgets, batch=request.batch, lr=request.lr)
+    if request.size is not None and request.size < _LEAST_SIZE:
+        raise UserError(f"--size {request.size} is below {_LEAST_SIZE} pixels; use --size {_LEAST_SIZE} or more")
+    if not 0 < request.holdout < 1:
+        raise UserError(f"--holdout {request.holdout:g} is not between 0 and 1; use for example 0.1")
+    changes = _changes(request)
+    kind = find(request.pretext)
+    from_json(kind.Config, changes.get("pretext", {}), "pretext")
+    from_json(OptimConfig, changes.get("optim", {}), "optim")
+
+
+def _changes(request: Request) -> dict[str, dict[str, Any]]:
+    """The settings by section."""
+    changes = sections(request.settings, ("pretext", "optim", "train", "encoder"))
+    for section, values in changes.items():
+        for name in values:
+            if where := _SAID_ELSEWHERE.get(section, {}).get(name):
+                raise UserError(f"setting '{section}.{name}' is given by {where}; leave it out of --set")
+    return changes
+
+
+def _limit(request: Request, device: str) -> int:
+    """Training size that the stored pictures must allow: the one asked for, or the largest that is chosen by itself."""
+    return request.size or (96 if device == "cpu" else 224)
+
+
+def _open(data: Any, limit: int, ranks: Ranks, quiet: bool) -> ImageSource:
     """Open the data; one rank prepares the cache, the others then find it."""
-    limit = request.size or (96 if device == "cpu" else 224)
     if ranks.world > 1 and not ranks.first:
         torch.distributed.barrier()
     source = open_source(data, limit, quiet or not ranks.first)
@@ -149,11 +193,7 @@ def resolve(
     request: Request, source: ImageSource, train: np.ndarray, device: str, ranks: Ranks, tell: Callable[[str], None]
 ) -> Recipe:
     """Turn a request into a complete recipe: every automatic choice made, the budget in steps."""
-    kind = find(request.pretext)
-    changes = parse_settings(request.settings)
-    for section in changes:
-        if section not in ("pretext", "optim", "train", "encoder"):
-            raise UserError(f"setting '{section}' is unknown; settings start with pretext., optim., train. or encoder.")
+    kind, changes = find(request.pretext), _changes(request)
     size = request.size or pick_size(source, device)
     name = choose(size, device, kind.needs) if request.encoder == "auto" else request.encoder
     hub, weights = name.startswith("timm:"), request.weights
@@ -184,6 +224,7 @@ def resolve(
         data=request.data,
         data_hash=source.fingerprint,
         holdout=request.holdout,
+        limit=_limit(request, device),
         kind="image",
         modality=fit_modality(source, size, train).to_json(),
         pretext=request.pretext,
@@ -206,14 +247,11 @@ def _budget(
     request: Request, recipe: Recipe, source: ImageSource, train: np.ndarray, ranks: Ranks, tell: Callable[[str], None]
 ) -> Recipe:
     """Fix the number of steps. A budget in minutes is turned into steps by a few real steps, then thrown away."""
-    given = [n for n in ("steps", "epochs", "minutes") if getattr(request, n) is not None]
-    if len(given) > 1:
-        raise UserError(f"--{given[0]} and --{given[1]} are both given; a run has one budget, give one")
     loop = recipe.train
     per_epoch = Order(len(train), loop.batch, loop.seed, ranks.rank, ranks.world).steps_per_epoch
     steps = request.steps
     if request.epochs is not None:
-        steps = round(request.epochs * per_epoch)
+        steps = max(1, round(request.epochs * per_epoch))
     seconds, memory = measure(recipe, source, train, ranks) if steps is None or steps > 100 else (None, None)
     if steps is None:
         assert seconds is not None
@@ -221,13 +259,11 @@ def _budget(
         if request.minutes is None:
             tell(f"no budget given: {minutes:g} minutes (--minutes, --epochs or --steps give another)")
         steps = max(1, int(minutes * 60 / (seconds * 1.05)))  # 5 % for measures and checkpoints
-    if steps < 1:
-        raise UserError(f"the budget is {steps} steps; give at least 1")
     every = 25 if steps <= 2000 else 50
     pace = 60 / seconds if seconds else 100
     save = max(every, round(min(pace, max(steps / 4, 1)) / every) * every)
     fixed = dataclasses.replace(loop, steps=steps, health_every=every, save_every=save)
-    chosen = parse_settings(request.settings).get("train", {})
+    chosen = _changes(request).get("train", {})
     recipe = dataclasses.replace(recipe, train=from_json(TrainConfig, {**to_json(fixed), **chosen}, "train"))
     parameters = sum(p.numel() for p in build(recipe.encoder).parameters())
     plan = (
@@ -251,7 +287,12 @@ def measure(recipe: Recipe, source: Source, train: np.ndarray, ranks: Ranks) -> 
     begun = time.monotonic()
     for step in range(min(12, order.steps_per_epoch * 4)):
         start = time.monotonic()
-        trainer.train_step(fetch(order.of_step(step), step))
+        try:
+            trainer.train_step(fetch(order.of_step(step), step))
+        except NotFinite:  # the run itself will meet it, and say and keep what it is
+            pass
+        except (RuntimeError, MemoryError) as error:
+            raise out_of_memory(error, loop, trainer.task) or error from error
         times.append(time.monotonic() - start)
         if len(times) >= 4 and time.monotonic() - begun > 6:
             break
@@ -302,6 +343,10 @@ def _train(
     saved, passed = checkpoint.load_last(run.checkpoints)
     for line in passed:
         tell(f"passed over: {line}")
+    if not distributed.same(0 if saved is None else saved.step, trainer.device):
+        raise UserError(
+            f"the ranks see different checkpoints in '{run.path}'; it must lie on a disk that all nodes share"
+        )
     if saved is not None:
         trainer.restore(saved, run)
         tell(f"resuming '{run.path}' at step {saved.step} of {loop.steps}")
