@@ -6,3 +6,5 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 from jaxtyping import install_import_hook
 
 install_import_hook("selftaught", "beartype.beartype")
+
+import selftaught.encoders  # noqa: E402, F401  # makes torchvision importable beside a CPU-only torch, for tests too

@@ -4,6 +4,7 @@ A forkserver imports torch once; each run is then a fork of it, with the signals
 """
 
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
@@ -19,8 +20,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 ENCODER = ("--encoder", "resnet10_x0.25")
-_PRELOAD = ["selftaught.cli", *(f"selftaught.workflow.{n}" for n in ("pretrain", "evaluate", "finetune", "embed"))]
+_PRELOAD = [
+    *("selftaught.cli", "selftaught.pretext.simclr", "tyro.extras", "sklearn.manifold"),
+    *(f"selftaught.workflow.{name}" for name in ("pretrain", "evaluate", "finetune", "embed")),
+]
 _WAIT = 240.0
+_NUMBERS = itertools.count()
 
 
 class Result(NamedTuple):
@@ -124,6 +129,12 @@ class Running:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
+    @property
+    def said(self) -> str:
+        """Standard error so far."""
+        file = Path(f"{self.output}.2")
+        return file.read_text() if file.exists() else ""
+
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is true; fails if the run ends before."""
         while not condition():
@@ -133,9 +144,8 @@ class Running:
     def end(self) -> Result:
         """Wait for the end."""
         self.process.join(_WAIT)
-        assert self.process.exitcode is not None, f"still running: {Path(self.output + '.2').read_text()}"
-        out, err = (Path(f"{self.output}.{n}") for n in (1, 2))
-        return Result(self.process.exitcode, *(p.read_text() if p.exists() else "" for p in (out, err)))
+        assert self.process.exitcode is not None, f"still running: {self.said}"
+        return Result(self.process.exitcode, Path(f"{self.output}.1").read_text(), self.said)
 
 
 @functools.cache
@@ -148,7 +158,7 @@ def _server() -> "multiprocessing.context.ForkServerContext":
 def start(*arguments: object, cwd: Path | None = None, kill: tuple[str, int] | None = None, **env: str) -> Running:
     """Start a verb. kill: (name, count): it is killed when about to sync the count-th path that contains name."""
     room = cwd or Path(_room().name)
-    output = tempfile.mktemp(prefix="output-", dir=_room().name)
+    output = f"{_room().name}/output-{next(_NUMBERS)}"
     words = [str(a) for a in arguments]
     process = _server().Process(target=run_verb, args=(words, str(room), {**environment(), **env}, output, kill))
     process.start()

@@ -76,7 +76,7 @@ def test_work_lost_is_less_than_one_save_interval(tmp_path: Path) -> None:
     running.end()
     done = _steps_logged(run)
     again = runs.start(*_command(run))
-    again.until(lambda: "resuming" in Path(again.output + ".2").read_text())
+    again.until(lambda: "resuming" in again.said)
     again.send(signal.SIGKILL)
     resumed = int(again.end().err.split("at step ")[1].split()[0])
     assert done - 3 <= resumed <= done
@@ -101,7 +101,7 @@ def test_a_signal_saves_the_step_under_way(tmp_path: Path, number: int, code: in
 def test_ctrl_c_outside_of_training_is_one_line_too(tmp_path: Path) -> None:
     data = runs.write_pictures(tmp_path / "data", 200, side=150)
     running = runs.start("pretrain", data, *runs.ENCODER, "--steps", 500, "--batch", 16, "--out", tmp_path / "run")
-    running.until(lambda: "preparing" in Path(running.output + ".2").read_text())
+    running.until(lambda: "preparing" in running.said)
     running.send(signal.SIGINT)
     assert "the same command" in runs.one_line(running.end(), 130)
 
@@ -116,8 +116,8 @@ def test_a_folder_that_a_kill_left_half_claimed_is_free(tmp_path: Path) -> None:
 
 def test_finetuning_resumes_to_the_same_bits(tmp_path: Path) -> None:
     def command(out: Path) -> list[object]:
-        often = ["--set", "train.save_every=2", "--no-scratch" if False else "--quiet"]
-        return ["finetune", unbroken(), runs.pictures(), "--epochs", 2, "--labels", 20, *often, "--out", out]
+        few = ["--epochs", 2, "--labels", 20, "--set", "train.save_every=2"]
+        return ["finetune", unbroken(), runs.pictures(), *few, "--out", out]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     runs.succeed(*command(whole))

@@ -14,9 +14,10 @@ from selftaught.data.images import ImageSource
 from selftaught.encoders import EncoderConfig, build
 from selftaught.errors import UserError
 from selftaught.evaluate import efficiency, features
+from selftaught.evaluate.efficiency import Row
 from selftaught.evaluate.verdict import verdict
 from selftaught.report import make_atlas, results_table, write_report
-from selftaught.settings import from_json, to_json
+from selftaught.settings import digest, from_json, load_json, to_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.prepare import open_source, pick_device, positive, say
 
@@ -104,6 +105,25 @@ def off_the_shelf(name: str, size: int, channels: int) -> tuple[Any, Any]:
     return other.encoder, other.modality
 
 
+class Partial:
+    """Rows measured so far, kept on disk, so that the same evaluation goes on where it was stopped."""
+
+    def __init__(self, file: Path, key: str) -> None:
+        self.file, self.key = file, key
+        found = load_json(file) if file.is_file() else {}
+        self.rows: list[Row] = found["rows"] if found.get("key") == key else []
+
+    def add(self, row: Row) -> None:
+        """Keep one more row."""
+        self.rows = [*self.rows, row]
+        disk.write_json(self.file, {"key": self.key, "rows": self.rows})
+
+
+def _home(run: Path) -> Path:
+    """The folder that results go to: the run's, also where its bundle is named."""
+    return run.parent if run.name == "encoder" and (run.parent / "recipe.json").is_file() else run
+
+
 class Shifted:
     """Progress of one part of a whole: its count starts where the parts before it ended."""
 
@@ -155,6 +175,8 @@ def evaluate(
     )
     assert parts.train.labels is not None
     assert parts.test.labels is not None
+    question = [loaded.info.get("recipe_hash"), parts.protocol, parts.train.fingerprint, parts.test.fingerprint]
+    partial = Partial(_home(run) / "evaluation.partial.json", digest([*question, labels, against, draws, seed]))
     with Meter("probe", 1, quiet=quiet) as meter:
 
         def progress(done: int, total: int) -> None:
@@ -169,6 +191,8 @@ def evaluate(
             counts=[round(x) for x in labels if x > 1],
             draws=draws,
             seed=seed,
+            done=partial.rows,
+            save=partial.add,
             progress=progress,
         )
     result = {
@@ -193,8 +217,9 @@ def evaluate(
 
 def _keep(run: Path, result: dict[str, Any], parts: Split, found: Tensor, seed: int, quiet: bool) -> None:
     """Write what was found into the run folder and show it."""
-    folder = run if (run / "recipe.json").is_file() else run.parent if run.name == "encoder" else run
+    folder = _home(run)
     disk.write_json(folder / "evaluation.json", result)
+    (folder / "evaluation.partial.json").unlink(missing_ok=True)
     some = np.sort(rng.permutation(len(parts.test_index), seed, 6)[:_ATLAS])
     chosen = parts.test_index[some]
     labels = None if parts.test.labels is None else parts.test.labels[chosen]

@@ -1,0 +1,131 @@
+"""Encoders: stems that fit, visible tokens only, weights from files and from a hub's cache on this disk."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from selftaught.encoders import EncoderConfig, build, choose
+from selftaught.encoders.timm_models import SMALL, patch_for
+from selftaught.errors import UserError
+
+
+@pytest.mark.parametrize("name", [*SMALL, "resnet18", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("size", [32, 96])
+def test_any_encoder_gives_tokens_and_pooled_features(name: str, size: int) -> None:
+    encoder = build(EncoderConfig(name, size, channels=1)).eval()
+    out = encoder(torch.randn(2, 1, size, size))
+    assert out.pooled.shape == (2, encoder.width)
+    assert out.tokens.shape[0] == 2
+    assert out.tokens.shape[2] == encoder.token_width
+    layers = {encoder.layer_of(n) for n, _ in encoder.named_parameters()}
+    assert layers <= set(range(encoder.depth + 1))
+    assert len(layers) > 3
+
+
+@pytest.mark.parametrize(("size", "cells"), [(28, 16), (32, 16), (64, 16), (224, 49)])
+def test_resnet_stem_fits_the_picture(size: int, cells: int) -> None:
+    assert build(EncoderConfig("resnet18", size))(torch.randn(1, 3, size, size)).tokens.shape[1] == cells
+
+
+@pytest.mark.parametrize("size", [8, 16, 28, 32, 64, 96, 100, 224])
+def test_patches_tile_the_picture(size: int) -> None:
+    assert size % patch_for(size) == 0
+
+
+def test_keep_encodes_the_named_patches_only() -> None:
+    encoder = build(EncoderConfig("vit_micro", 32)).eval()
+    x = torch.randn(3, 3, 32, 32)
+    every = torch.arange(64).expand(3, 64)
+    torch.testing.assert_close(encoder(x, every).tokens, encoder(x).tokens)
+    keep = torch.stack([torch.randperm(64)[:16] for _ in range(3)])
+    hidden = x.clone()
+    for row in range(3):  # what is not kept cannot matter
+        for patch in set(range(64)) - set(keep[row].tolist()):
+            top, left = patch // 8 * 4, patch % 8 * 4
+            hidden[row, :, top : top + 4, left : left + 4] = 9.0
+    torch.testing.assert_close(encoder(x, keep).tokens, encoder(hidden, keep).tokens, rtol=0, atol=0)
+    with pytest.raises(UserError, match="cannot skip masked tokens"):
+        build(EncoderConfig("resnet10_x0.25", 32))(x, keep)
+
+
+def test_weights_are_a_function_of_the_seed() -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one, two = (build(EncoderConfig("resnet10_x0.25", 32), seed=1).state_dict() for _ in range(2))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert torch.equal(before, torch.random.get_rng_state())
+    other = build(EncoderConfig("resnet10_x0.25", 32), seed=2).state_dict()
+    assert not torch.equal(one["model.conv1.weight"], other["model.conv1.weight"])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("prefix", ["", "module.encoder."])
+def test_weights_from_a_local_file(tmp_path: Path, suffix: str, prefix: str) -> None:
+    source = timm.create_model("resnet18", num_classes=10)
+    tensors = {prefix + k: v for k, v in source.state_dict().items()}
+    file = tmp_path / f"w{suffix}"
+    if suffix == ".pth":
+        torch.save({"state_dict": tensors}, file)
+    else:
+        save_file(tensors, file)
+    encoder = build(EncoderConfig("resnet18", 224, weights=str(file)))
+    assert torch.equal(encoder.state_dict()["model.conv1.weight"], source.state_dict()["conv1.weight"])
+
+
+class Payload:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return Path.touch, (Path(self.path),)  # type: ignore[return-value]
+
+
+def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
+    file, trace = tmp_path / "evil.pth", tmp_path / "executed"
+    torch.save({"state_dict": Payload(str(trace))}, file)
+    with pytest.raises(UserError, match=r"refused|cannot be read"):
+        build(EncoderConfig("resnet18", 224, weights=str(file)))
+    file.write_bytes(pickle.dumps(Payload(str(trace))))
+    with pytest.raises(UserError, match=r"refused|cannot be read"):
+        build(EncoderConfig("resnet18", 224, weights=str(file)))
+    assert not trace.exists()
+
+
+def test_bad_requests_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown encoder 'resnt18'; did you mean 'resnet18'"):
+        build(EncoderConfig("resnt18", 32))
+    with pytest.raises(UserError, match="below 8 px"):
+        build(EncoderConfig("resnet18", 4))
+    save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="do not fit encoder 'resnet18'") as error:
+        build(EncoderConfig("resnet18", 224, weights=str(tmp_path / "w.safetensors")))
+    assert "\n" not in str(error.value)
+
+
+def test_hub_names_read_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`hf:owner/repo` through the real download code, offline, against a cache as the hub's client lays it out."""
+    source = timm.create_model("resnet10t", num_classes=0)
+    snapshot = tmp_path / "models--me--tiny" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--me--tiny" / "refs").mkdir()
+    (tmp_path / "models--me--tiny" / "refs" / "main").write_text("0")
+    save_file(source.state_dict(), snapshot / "model.safetensors")
+    config = {"architecture": "resnet10t", "num_classes": 0, "num_features": 512, "pretrained_cfg": {}}
+    (snapshot / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    encoder = build(EncoderConfig("hf-hub:me/tiny", 64))
+    assert torch.equal(encoder.state_dict()["model.conv1.0.weight"], source.state_dict()["conv1.0.weight"])
+    with pytest.raises(UserError, match="cannot be built"):
+        build(EncoderConfig("hf-hub:me/absent", 64))
+
+
+def test_choice_fits_machine_and_task() -> None:
+    assert choose(32, "cpu") == "resnet10_x0.5"
+    assert choose(32, "cpu", frozenset({"keep"})) == "vit_micro"
+    assert choose(224, "cuda") == "resnet50"
