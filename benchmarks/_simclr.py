@@ -17,12 +17,11 @@ import selftaught.encoders  # it goes before lightly, which imports torchvision
 import numpy as np
 import torch
 from lightly.data import LightlyDataset
-from lightly.loss import NTXentLoss
-from lightly.models.modules import SimCLRProjectionHead
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from _peer import PeerSimCLR
 from selftaught import bundle
 from selftaught.batch import Batch
 from selftaught.data import open_data
@@ -59,8 +58,8 @@ def source_of(pixels: np.ndarray) -> ImageSource:
     return source
 
 
-def recipe_for(source: ImageSource, encoder: str, batch: int, seed: int, settings: Iterable[str] = ()) -> Recipe:
-    """selftaught's own recipe for these pictures: its defaults, and `settings` as `--set` takes them."""
+def recipe_for(source: ImageSource, encoder: str, batch: int | None, seed: int, settings: Iterable[str] = ()) -> Recipe:
+    """selftaught's own recipe for these pictures: its defaults (also a batch of None), and `settings` as `--set` takes."""
     request = Request(
         data="memory",
         pretext="simclr",
@@ -119,18 +118,6 @@ class Pictures(Dataset[Any]):
         return (image if self.transform is None else self.transform(image)), 0
 
 
-class PeerModel(nn.Module):
-    """The model of lightly's SimCLR example around a given network, which returns pooled features."""
-
-    def __init__(self, backbone: nn.Module, width: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.projection_head = SimCLRProjectionHead(width, width, 128)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.projection_head(self.backbone(x).flatten(start_dim=1))
-
-
 class Peer:
     """The training step of lightly's SimCLR example."""
 
@@ -146,8 +133,7 @@ class Peer:
         dataset = LightlyDataset.from_torch_dataset(Pictures(pixels), transform=transform)
         self.loader = DataLoader(dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=workers)
         self.encoder = encoder
-        self.model = PeerModel(encoder.model, encoder.width)  # type: ignore[arg-type]
-        self.criterion = NTXentLoss(temperature=0.5)
+        self.model = PeerSimCLR(encoder.model, encoder.width)  # type: ignore[arg-type]
         self.optimizer = optimizer(self.model.parameters())
 
     def batches(self) -> Iterator[Any]:
@@ -156,9 +142,7 @@ class Peer:
             yield from self.loader
 
     def step(self, batch: Any) -> None:
-        x0, x1 = batch[0]
-        loss = self.criterion(self.model(x0), self.model(x1))
-        loss.backward()
+        self.model(batch[0]).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 

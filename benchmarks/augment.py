@@ -38,11 +38,12 @@ def natural(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 
 def batch_of(pictures: list[np.ndarray], step: int) -> Batch:
     """Pictures [C, H, W] in the corners of one canvas."""
-    sizes = torch.tensor([x.shape[1:] for x in pictures])
-    canvas = torch.zeros(len(pictures), 3, *sizes.amax(0).tolist(), dtype=torch.uint8)
+    sizes = np.array([x.shape[1:] for x in pictures])
+    canvas = np.zeros((len(pictures), *sizes.max(0), 3), np.uint8).transpose(0, 3, 1, 2)
     for row, x in zip(canvas, pictures):
-        row[:, : x.shape[1], : x.shape[2]] = torch.from_numpy(x)
-    return Batch({"pixels": canvas, "size": sizes}, torch.arange(len(pictures)), seed=0, step=step)
+        row[:, : x.shape[1], : x.shape[2]] = x
+    inputs = {"pixels": torch.from_numpy(canvas), "size": torch.from_numpy(sizes)}
+    return Batch(inputs, torch.arange(len(pictures)), seed=0, step=step)
 
 
 def small_pictures() -> Row:

@@ -87,7 +87,7 @@ def rows_of(name: str, encoder: str, pixels: np.ndarray, batch: int, repeats: in
 
 
 def rows(args: argparse.Namespace) -> Iterator[Row]:
-    torch.set_num_threads(2)
+    torch.set_num_threads(args.threads)
     pixels = read(args.data, "train")[0] if args.data else synthetic(8192)
     for name, encoder in NETWORKS.items():
         if args.only in (None, encoder):
@@ -95,11 +95,12 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with train/CLASS/ pictures; without: synthetic ones")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3, help="blocks of each side")
     parser.add_argument("--steps", type=int, default=3, help="timed steps a block")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=NETWORKS.values(), help="one network alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     main(rows(parser.parse_args()))

@@ -3,8 +3,8 @@
     python benchmarks/time_to_quality.py --data CIFAR_FOLDER [--minutes 10] [--seeds 0 1 2] [--out FILE] [--json]
 
 Same network and initial weights, same pictures, same wall-clock budget, 2 threads. lightly's side is its CIFAR-10
-benchmark (docs/source/getting_started/benchmarks/cifar10_benchmark.py): SGD, learning rate 0.06 at batch 128 and in
-proportion, momentum 0.9, weight decay 5e-4, cosine, temperature 0.5, no blur; its loader runs with 0 or 2 processes,
+benchmark (docs/source/getting_started/benchmarks/cifar10_benchmark.py): batch 128, SGD, learning rate 0.06 (another
+--batch: in proportion), momentum 0.9, weight decay 5e-4, cosine, temperature 0.5, no blur; its loader runs with 0 or 2 processes,
 whichever trains faster here. Each side's speed is measured first, so that both schedules end with the time.
 
 At ten moments training stops and the clock with it: weighted kNN accuracy (k 200, temperature 0.1) of the pooled
@@ -48,6 +48,7 @@ from selftaught.encoders import Encoder
 from selftaught.evaluate.knn import knn
 from selftaught.modality.image import ImageModality
 from selftaught.rng import permutation
+from selftaught.settings import digest
 
 MOMENTS, BANK, WARM = 10, 10_000, 4
 SIDES = ("ours", "peer")
@@ -97,11 +98,16 @@ class Contest:
         self.args, self.task = args, task
         self.source = source_of(task.pixels)
 
+    def recipe(self, side: str, seed: int) -> str | None:
+        """Hash of our recipe: a run under other defaults is another run."""
+        return digest(recipe_for(self.source, self.args.encoder, None, seed, self.args.set)) if side == "ours" else None
+
     def ours(self, seed: int, steps: int) -> tuple[Ours, Callable[[Any], None], ImageModality]:
         """selftaught's defaults, but for --set."""
         args = self.args
-        recipe = recipe_for(self.source, args.encoder, args.batch, seed, args.set)
+        recipe = recipe_for(self.source, args.encoder, None, seed, args.set)
         side = Ours(self.source, recipe, steps, lambda encoder: strided(encoder, args.stride))
+        assert isinstance(side.modality, ImageModality)
         return side, side.step, side.modality
 
     def peer(self, seed: int, steps: int, workers: int) -> tuple[Peer, Callable[[Any], None], ImageModality]:
@@ -148,10 +154,11 @@ class Contest:
             paces = {n: self.pace(lambda steps, n=n: self.peer(seed, steps, n)) for n in (0, 2)}  # type: ignore[misc]
             workers = min(paces, key=lambda n: paces[n])
             pace = paces[workers]
-            make = lambda steps: self.peer(seed, steps, workers)  # type: ignore[arg-type]  # noqa: E731
+            make = lambda steps: self.peer(seed, steps, workers)  # noqa: E731
         steps = max(MOMENTS, round(self.args.minutes * 60 / pace))
         side, step, modality = make(steps)
         moments = {round(steps * (i + 1) / MOMENTS) for i in range(MOMENTS)}
+        batch = side.order.batch if isinstance(side, Ours) else self.args.batch
         clock, curve = 0.0, []
         supply = iter(side.batches())
         for i in range(1, steps + 1):
@@ -162,7 +169,7 @@ class Contest:
                 accuracy = self.task.accuracy(side.encoder, modality)
                 curve.append([round(clock, 2), round(accuracy, 4)])
                 say(
-                    f"{name} seed {seed}: step {i}/{steps}, {clock:.0f} s, {i * self.args.batch / clock:.0f} samples/s, "
+                    f"{name} seed {seed}: step {i}/{steps}, {clock:.0f} s, {i * batch / clock:.0f} samples/s, "
                     f"kNN {accuracy:.4f}"
                 )
         return {"steps": steps, "workers": workers, "curve": curve}
@@ -176,13 +183,12 @@ def runs(args: argparse.Namespace) -> dict[tuple[str, int], dict[str, Any]]:
     """The run of each side and seed: from --out where it is there, else made and added to it."""
     known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out and args.out.exists() else []
     shared = {name: getattr(args, name) for name in ("minutes", "encoder", "stride", "batch", "held_out", "threads")}
-    contest, found = None, {}
+    contest, found = Contest(args, Task(args.data, args.held_out)), {}
     for seed in args.seeds:
         for side in SIDES if args.only is None else (args.only,):
-            key = {"side": side, "seed": seed, **shared, "set": args.set if side == "ours" else []}
+            key = {"side": side, "seed": seed, **shared, "recipe": contest.recipe(side, seed)}
             run = next((line for line in known if line["key"] == key), None)
             if run is None:
-                contest = contest or Contest(args, Task(args.data, args.held_out))
                 run = {"key": key, **contest.run(side, seed)}
                 if args.out:
                     with args.out.open("a") as file:
@@ -233,13 +239,13 @@ def mean_and_error(x: np.ndarray) -> tuple[float, float]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS/ and test/CLASS/ pictures")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--encoder", default="resnet10_x0.25")
     parser.add_argument("--stride", type=int, default=2, help="of the encoder's first convolution")
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=128, help="of the peer; ours takes its default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="file of finished runs, one JSON object a line")
     parser.add_argument("--held-out", type=int, default=0, help="measure on this many training pictures instead")

@@ -3,18 +3,24 @@
 A forkserver imports torch once; each run is then a fork of it, with the signals, exit code and files of a real process.
 """
 
+import contextlib
 import functools
+import io
 import itertools
+import json
 import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -111,7 +117,7 @@ def _kill_at_sync(name: str, count: int) -> None:
 
     def counted(descriptor: int) -> None:
         nonlocal left
-        left -= name in os.readlink(f"/proc/self/fd/{descriptor}")
+        left -= name in str(Path(f"/proc/self/fd/{descriptor}").readlink())
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         sync(descriptor)
@@ -152,6 +158,8 @@ class Running:
 def _server() -> "multiprocessing.context.ForkServerContext":
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
+    with mock.patch.dict(os.environ, environment()):  # OpenMP reads its number of threads when it is loaded
+        forkserver.ensure_running()
     return context
 
 
@@ -168,6 +176,37 @@ def start(*arguments: object, cwd: Path | None = None, kill: tuple[str, int] | N
 def run(*arguments: object, cwd: Path | None = None, kill: tuple[str, int] | None = None, **env: str) -> Result:
     """Run a verb to its end."""
     return start(*arguments, cwd=cwd, kill=kill, **env).end()
+
+
+def run_lines(lines: list[list[str]], cwd: str, env: dict[str, str], output: str) -> None:
+    """In the new process: run command lines one after the other; their results in a file, as JSON."""
+    os.chdir(cwd)
+    os.environ.update(env)
+    from selftaught.cli import main
+
+    results = []
+    for words in lines:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = main(words)
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else 1
+            except Exception:
+                code = 1
+                traceback.print_exc()
+        results.append([code, out.getvalue(), err.getvalue()])
+    Path(output).write_text(json.dumps(results))
+
+
+def run_many(lines: Sequence[Sequence[object]], cwd: Path) -> list[Result]:
+    """Run command lines that do little, all in one process."""
+    output = f"{_room().name}/output-{next(_NUMBERS)}"
+    words = [[str(w) for w in line] for line in lines]
+    process = _server().Process(target=run_lines, args=(words, str(cwd), environment(), output))
+    process.start()
+    process.join(_WAIT)
+    return [Result(*found) for found in json.loads(Path(output).read_text())]
 
 
 def succeed(*arguments: object, **options: object) -> Result:

@@ -77,16 +77,19 @@ def save(
         "modality": modality.to_json(),
         **info,
     }
-    with filling(folder):
-        temporary.mkdir(parents=True)
-        for name, group in {WEIGHTS: bare, **(extra or {})}.items():
-            save_file(group, temporary / name, metadata={"format": "pt"})
-            sync(temporary / name)
-        write_json(temporary / "config.json", config)
-        write_text(temporary / "README.md", _card(config))
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-        sync(folder.parent)
+    try:
+        with filling(folder):
+            temporary.mkdir(parents=True)
+            for name, group in {WEIGHTS: bare, **(extra or {})}.items():
+                save_file(group, temporary / name, metadata={"format": "pt"})
+                sync(temporary / name)
+            write_json(temporary / "config.json", config)
+            write_text(temporary / "README.md", _card(config))
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+            sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def find(path: Path) -> Path:

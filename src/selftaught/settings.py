@@ -88,6 +88,15 @@ def load_json(path: Path) -> Any:
         raise UserError(f"'{path}' is not JSON: {error}") from error
 
 
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with those of `new` put over those of `old`."""
+    both = {**old, **new}
+    for name in old.keys() & new.keys():
+        if isinstance(old[name], dict) and isinstance(new[name], dict):
+            both[name] = merged(old[name], new[name])
+    return both
+
+
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """Lines `field: old -> new` for every leaf in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):

@@ -21,6 +21,7 @@ class Pretext(nn.Module, ABC):
         kinds: kinds of data it works on.
         needs: abilities its encoder must have (see Encoder.abilities).
         supervised: whether it reads labels. A contract test changes the labels and demands the same loss otherwise.
+        small_machine: settings that replace the paper's where there is no GPU: published ones are for hundreds of epochs.
         splits_batch: whether micro-batches of an accumulated step give the same gradient as the whole batch; not so for
             losses that compare the samples of a batch.
     """
@@ -31,6 +32,7 @@ class Pretext(nn.Module, ABC):
     kinds: ClassVar[frozenset[str]] = frozenset({"image"})
     needs: ClassVar[frozenset[str]] = frozenset()
     supervised: ClassVar[bool] = False
+    small_machine: ClassVar[dict[str, Any]] = {}
     splits_batch: ClassVar[bool] = True
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Any) -> None:

@@ -5,7 +5,7 @@ Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learn
 
 from dataclasses import dataclass
 from math import log
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +47,8 @@ class SimCLR(Pretext):
 
     family = "contrastive"
     paper = "Chen et al. 2020, arXiv:2002.05709"
+    # Ten epochs instead of a thousand: sharper similarities and milder crops learn sooner (docs/benchmarks.md).
+    small_machine: ClassVar[dict[str, Any]] = {"temperature": 0.2, "view": {"crop_scale": [0.2, 1.0]}}
     splits_batch = False
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from selftaught.disk import disk_error, file_hash, sync, write_json
+from selftaught.disk import file_hash, filling, sync, write_json
 from selftaught.errors import UserError
 
 STATE = "state.json"
@@ -35,28 +35,27 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int, protect: int | None = 
 
     Raises RunStopped on a full disk, with the temporary folder removed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{checkpoint.step:08d}"
     temporary = folder / f".tmp-{final.name}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir()
-        hashes = {}
-        for group, tensors in checkpoint.tensors.items():
-            file = temporary / f"{group}.safetensors"
-            save_file({name: t.detach().contiguous() for name, t in tensors.items()}, file)
-            sync(file)
-            hashes[file.name] = file_hash(file)
-        state = {"step": checkpoint.step, "sha256": hashes, **checkpoint.meta}
-        write_json(temporary / STATE, state)
-        sync(temporary)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-        sync(folder)
-    except (OSError, SafetensorError) as error:
+        with filling(final):
+            temporary.mkdir(parents=True)
+            hashes = {}
+            for group, tensors in checkpoint.tensors.items():
+                file = temporary / f"{group}.safetensors"
+                save_file({name: t.detach().contiguous() for name, t in tensors.items()}, file)
+                sync(file)
+                hashes[file.name] = file_hash(file)
+            state = {"step": checkpoint.step, "sha256": hashes, **checkpoint.meta}
+            write_json(temporary / STATE, state)
+            sync(temporary)
+            if final.exists():
+                shutil.rmtree(final)
+            temporary.rename(final)
+            sync(folder)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise disk_error(error, final) or error from error
     for old in steps(folder)[:-keep] if keep else []:
         if old != protect and old != checkpoint.step:
             shutil.rmtree(folder / f"step-{old:08d}", ignore_errors=True)

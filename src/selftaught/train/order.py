@@ -25,7 +25,8 @@ class Order:
             raise UserError(f"batch {batch} is larger than the {n} training samples; use --batch {n} or less")
         if batch % world:
             low, high = batch // world * world, -(-batch // world) * world
-            raise UserError(f"batch {batch} is not divisible by {world} ranks; use --batch {low or high} or {high}")
+            near = f"{low} or {high}" if low else str(high)
+            raise UserError(f"batch {batch} is not divisible by {world} ranks; use --batch {near}")
         self.n, self.batch, self.seed, self.rank, self.world = n, batch, seed, rank, world
         self.steps_per_epoch = n // batch
         self._epoch = -1

@@ -15,17 +15,17 @@ class Plan:
 
     encoder: str
     size: int | None
-    batch: int
+    batch: int | None
     labels: tuple[float, ...]
     settings: tuple[str, ...] = ()
 
 
 _PLANS = {
     "mnist5k": Plan(
-        "resnet10_x0.5", None, 256, (1, 5, 10, 50, 1.0), ("pretext.view.flip=0", "pretext.view.crop_scale=[0.3,1]")
+        "resnet10_x0.5", None, None, (1, 5, 10, 50, 1.0), ("pretext.view.flip=0", "pretext.view.crop_scale=[0.3,1]")
     ),
-    "animals": Plan("resnet10_x0.5", None, 256, (1, 5, 10, 50, 1.0)),
-    "solar": Plan("resnet10_x0.5", 64, 128, (5, 10, 50, 1.0), ("pretext.view.jitter=0.4",)),
+    "animals": Plan("resnet10_x0.5", None, None, (1, 5, 10, 50, 1.0)),
+    "solar": Plan("resnet10_x0.25", 64, None, (5, 10, 50, 1.0), ("pretext.view.jitter=0.4",)),
 }
 
 

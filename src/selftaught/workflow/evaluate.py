@@ -40,7 +40,10 @@ def seen_hashes(run: Path) -> np.ndarray:
     """Content hashes of the samples that a run was pretrained on; empty for a bundle without its run."""
     for folder in (run, run.parent):
         if (folder / "seen.npy").is_file():
-            return np.load(folder / "seen.npy", allow_pickle=False)
+            try:
+                return np.load(folder / "seen.npy", allow_pickle=False)
+            except ValueError as error:
+                raise UserError(f"'{folder / 'seen.npy'}' is damaged, so what pretraining saw is unknown") from error
     return np.empty(0, dtype=np.uint64)
 
 

@@ -26,7 +26,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def positive(**given: float | None) -> None:
+def positive(**given: int | float | None) -> None:
     """UserError for an option that was given (not None) and is no finite number above 0."""
     for name, value in given.items():
         if value is not None and not 0 < value < math.inf:

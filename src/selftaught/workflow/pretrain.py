@@ -1,6 +1,7 @@
 """pretrain: unlabelled data -> pretext task -> an encoder bundle in a run folder."""
 
 import dataclasses
+import json
 import resource
 import statistics
 import sys
@@ -23,7 +24,7 @@ from selftaught.evaluate.monitor import HealthMonitor
 from selftaught.modality.base import Modality
 from selftaught.pretext import Pretext, find
 from selftaught.recipe import Recipe
-from selftaught.settings import digest, from_json, load_json, sections, to_json
+from selftaught.settings import digest, from_json, load_json, merged, sections, to_json
 from selftaught.train import checkpoint, distributed, state
 from selftaught.train.config import TrainConfig
 from selftaught.train.distributed import Ranks
@@ -208,8 +209,13 @@ def resolve(
         "weights": weights,
         **changes.get("encoder", {}),
     }
-    batch = request.batch or _pick_batch(len(train), ranks.world)
-    optim = {"lr": request.lr or 1e-3 * (batch / 256) ** 0.5, **changes.get("optim", {})}
+    small = kind.small_machine if device == "cpu" else {}
+    if small:
+        tell(f"no GPU: {request.pretext} starts from its small-machine preset {json.dumps(small)}; --set changes it")
+    batch = request.batch or _pick_batch(len(train), ranks.world, 128 if device == "cpu" else 256)
+    # Few steps on a small convolutional network bear, and need, a larger step than long runs of large ones.
+    base = 2.8e-3 if device == "cpu" and "keep" not in kind.needs else 1e-3
+    optim = {"lr": request.lr or base * (batch / 256) ** 0.5, **changes.get("optim", {})}
     loop = {
         "steps": 1,
         "batch": batch,
@@ -228,16 +234,16 @@ def resolve(
         kind="image",
         modality=fit_modality(source, size, train).to_json(),
         pretext=request.pretext,
-        pretext_config=to_json(from_json(kind.Config, changes.get("pretext", {}), "pretext")),
+        pretext_config=to_json(from_json(kind.Config, merged(small, changes.get("pretext", {})), "pretext")),
         encoder=from_json(EncoderConfig, encoder, "encoder"),
         train=from_json(TrainConfig, {**loop, **changes.get("train", {})}, "train"),
     )
     return _budget(request, recipe, source, train, ranks, tell)
 
 
-def _pick_batch(n: int, world: int) -> int:
-    """256, or the largest power of two that still makes four steps an epoch, divisible by the ranks."""
-    batch = 256
+def _pick_batch(n: int, world: int, largest: int) -> int:
+    """`largest`, or the largest power of two that still makes four steps an epoch, divisible by the ranks."""
+    batch = largest
     while batch > 8 and batch * 4 > n:
         batch //= 2
     return max(world, min(batch, n) // world * world)
@@ -265,7 +271,8 @@ def _budget(
     fixed = dataclasses.replace(loop, steps=steps, health_every=every, save_every=save)
     chosen = _changes(request).get("train", {})
     recipe = dataclasses.replace(recipe, train=from_json(TrainConfig, {**to_json(fixed), **chosen}, "train"))
-    parameters = sum(p.numel() for p in build(recipe.encoder).parameters())
+    task = build_task(recipe, bundle.modality_from_json(recipe.kind, recipe.modality))  # refused before the run begins
+    parameters = sum(p.numel() for p in task.encoder.parameters())
     plan = (
         f"plan: {recipe.pretext} on {recipe.encoder.name} ({parameters / 1e6:.1f} M parameters), {len(train)} samples of "
         f"{recipe.encoder.size} px, batch {loop.batch}, {steps} steps ({steps / per_epoch:.1f} epochs)"

@@ -34,19 +34,20 @@ def apply(
     b, c = pixels.shape[:2]
     out = torch.empty(b, c, side, side, device=pixels.device)
     block = max(1, _BLOCK_FLOATS // (c * side**2)) if pixels.device.type == "cpu" else b
-    # out = (x - mean) * scale
-    mean, std = (out.new_tensor(x)[:, None, None, None] for x in normalise or ((0.0,) * c, (1.0,) * c))
-    scale = 1 / std
+    units = tuple(
+        tuple((x - mean) / std for mean, std in zip(*(normalise or ((0.0,) * c, (1.0,) * c)))) for x in (0, 1)
+    )
+    scratch = out.new_empty(c * min(b, block) * side**2)  # one for all blocks: fresh memory is slower than all the rest
     colours = view.jitter > 0 or view.greyscale > 0
     if colours and (view.exact_colour or c != 3):
         for rows in p.order.argsort(stable=True).split(block):
-            views = out.new_empty(c, len(rows), side, side)
-            q = p[rows]
+            views, q = scratch[: c * len(rows) * side**2].view(c, len(rows), side, side), p[rows]
             crop_resize(pixels.index_select(0, rows), size[rows], q, views)
+            views.mul_(1 / 255)
             colour.jitter_(views, view, q.order, q.factors)
             colour.greyscale_(views, q.greyscale)
-            _finish(views, view, q)
-            views.sub_(mean).mul_(scale)
+            colour.normalise_(views, 1.0, units)
+            _finish(views, view, q, units)
             for channel in range(c):
                 out[:, channel].index_copy_(0, rows, views[channel])
         return out
@@ -56,21 +57,21 @@ def apply(
         piece = slice(start, start + block)
         views, q = out[piece].transpose(0, 1), p[piece]
         if colours:
-            crop = torch.empty(views.shape, device=views.device)
+            crop = scratch[: views.numel()].view(views.shape)
             crop_resize(pixels[piece], size[piece], q, crop)
-            colour.twisted_(crop, matrices[0][piece], matrices[1][piece], out[piece])
+            colour.twisted_(crop, matrices[0][piece], matrices[1][piece], units, out[piece])
         else:
             crop_resize(pixels[piece], size[piece], q, views)
-        _finish(views, view, q)
-        views.sub_(mean).mul_(scale)
+            colour.normalise_(views, 255.0, units)
+        _finish(views, view, q, units)
     return out
 
 
-def _finish(views: Float[Tensor, "c n s s"], view: View, p: Parameters) -> None:
+def _finish(views: Float[Tensor, "c n s s"], view: View, p: Parameters, units: colour.Units) -> None:
     if view.blur:
         blur_(views, p.sigma)
     if view.solarise:
-        colour.solarise_(views, p.solarise)
+        colour.solarise_(views, p.solarise, units)
 
 
 class ImageModality(Modality):

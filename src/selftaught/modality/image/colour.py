@@ -23,7 +23,7 @@ from selftaught.modality.image.views import ORDERS, View
 
 # As tensors without dimensions: a Python number costs an elementwise pass twice its time on small pieces.
 _GREY_WEIGHTS = torch.tensor([0.2989, 0.587, 0.114]).unbind(0)  # torchvision's rounding of ITU-R BT.601
-_THIRD, _HALF, _ONE, _TWO, _SIX = torch.tensor([1 / 3, 1 / 2, 1.0, 2.0, 6.0]).unbind(0)
+_THIRD, _HALF, _TWO, _SIX = torch.tensor([1 / 3, 1 / 2, 2.0, 6.0]).unbind(0)
 _LUMA = torch.stack(_GREY_WEIGHTS).expand(3, 3)
 # Turning by an angle a about the grey axis is P + cos(a) (1 - P) + sin(a) Q, P the projection on that axis.
 _GREY_AXIS = torch.full((3, 3), 1 / 3)
@@ -31,6 +31,8 @@ _QUARTER_TURN = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt
 _THIRDS = torch.tensor([1 / 3, 2 / 3])[:, None, None, None]
 
 Planes = Float[Tensor, "c n s s"]
+Units = tuple[tuple[float, ...], tuple[float, ...]]
+"""What 0 and 1 become, per channel: normalisation."""
 
 
 def brightness_(x: Planes, factor: Float[Tensor, " n"]) -> None:
@@ -132,13 +134,16 @@ def twist(
 
 
 def twisted_(
-    views: Planes, m: Float[Tensor, "n 3 3"], t: Float[Tensor, "n 3 3"], out: Float[Tensor, "n 3 s s"]
+    views: Planes, m: Float[Tensor, "n 3 3"], t: Float[Tensor, "n 3 3"], units: Units, out: Float[Tensor, "n 3 s s"]
 ) -> None:
-    """M x + T mean(x), clamped to [0, 1], of each of the `views`, into `out`."""
+    """M x + T mean(x), clamped, of each of the `views`, which are in [0, 255], into `out`, in `units`."""
+    low, high = (out.new_tensor(values)[:, None] for values in units)
+    scale = (high - low) / 255
     mean = views.flatten(2).mean(-1).T[:, :, None]
-    flat = out.flatten(2)
-    torch.baddbmm(t @ mean, m, views.flatten(2).transpose(0, 1), out=flat)
-    out.clamp_(0, 1)
+    x = views.flatten(2).transpose(0, 1)
+    torch.baddbmm((scale * t) @ mean + low, scale * m, x, out=out.flatten(2))
+    for channel, bounds in enumerate(zip(*units)):
+        out[:, channel].clamp_(*bounds)
 
 
 def greyscale_(views: Planes, chosen: Bool[Tensor, " n"]) -> None:
@@ -150,10 +155,16 @@ def greyscale_(views: Planes, chosen: Bool[Tensor, " n"]) -> None:
             plane.index_copy_(0, rows, grey)
 
 
-def solarise_(views: Planes, chosen: Bool[Tensor, " n"]) -> None:
-    """The chosen rows with values of at least 0.5 inverted."""
+def solarise_(views: Planes, chosen: Bool[Tensor, " n"], units: Units) -> None:
+    """The chosen rows with values of at least 0.5 inverted; the views are in `units`."""
     rows = chosen.nonzero()[:, 0]
     if len(rows):
-        for plane in views:
+        for plane, low, high in zip(views, *units):
             x = plane.index_select(0, rows)
-            plane.index_copy_(0, rows, torch.where(x >= _HALF, _ONE - x, x))
+            plane.index_copy_(0, rows, torch.where(x >= (low + high) / 2, low + high - x, x))
+
+
+def normalise_(views: Planes, white: float, units: Units) -> None:
+    """From [0, white] to `units`."""
+    for plane, low, high in zip(views, *units):
+        plane.mul_((high - low) / white).add_(low)

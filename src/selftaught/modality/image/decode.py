@@ -88,8 +88,7 @@ def decode(data: bytes, *, short_side: int | None = None, max_pixels: int = MAX_
         flat = flat.resize(target, Image.Resampling.BILINEAR)
     if orientation in _UPRIGHT:
         flat = flat.transpose(_UPRIGHT[orientation])
-    pixels = np.asarray(flat)  # PIL's memory, read-only
-    return pixels[None].copy() if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy(order="C")
+    return np.asarray(flat).reshape(flat.height, flat.width, -1).transpose(2, 0, 1)
 
 
 def _open(data: bytes) -> Image.Image:
