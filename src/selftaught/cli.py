@@ -63,7 +63,9 @@ def _argument(parameter: inspect.Parameter) -> Any:
 
 
 def _show(verb: str, result: Any) -> None:
-    """The result on standard output: a path, or a table."""
+    """The result on standard output: a path, or a table; of many ranks the first one speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     if verb == "tasks":
         from rich.console import Console
         from rich.table import Table

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -54,6 +54,21 @@ def same(value: int, device: torch.device) -> bool:
     """Whether every rank has the same value."""
     spread = mean({"value": float(value)}, device)["value"]
     return not agree(spread != value, device)
+
+
+def gather(values: Tensor, device: torch.device) -> Tensor:
+    """The values [n] of every rank, rank after rank, [world * n]; all ranks have equally many."""
+    if not dist.is_initialized():
+        return values
+    parts = [torch.empty_like(values, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values.to(device))
+    return torch.cat(parts).cpu()
+
+
+def follow_first(module: nn.Module) -> None:
+    """Give every rank the first one's buffers (BatchNorm statistics): what a checkpoint holds, and DDP does by itself."""
+    for buffer in module.buffers():
+        dist.broadcast(buffer, 0)
 
 
 def mean(values: dict[str, float], device: torch.device) -> dict[str, float]:

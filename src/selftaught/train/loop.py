@@ -91,12 +91,15 @@ class Trainer:
         self.device = torch.device(config.device, ranks.local) if config.device == "cuda" else torch.device("cpu")
         self.task: Any = cast(Any, task)
         self.task.to(self.device)
-        self.task.to(memory_format=torch.channels_last)  # kernels [O, I, h, w]: convolutions then run a third faster
+        self.sharded = config.strategy == "fsdp" and ranks.world > 1
+        if not self.sharded:  # FSDP2 takes parameters in their plain order only
+            self.task.to(memory_format=torch.channels_last)  # convolutions then run a third faster
         self.ema = EMA(self.task.encoder, config.ema) if config.ema is not None else None
         if config.compile:
             self.task.encoder.compile()
         self.model = distributed.share(self.task, config.strategy, ranks, self.device)
-        self.sharded = config.strategy == "fsdp" and ranks.world > 1
+        if self.sharded and self.ema is not None:
+            distributed.share(self.ema.module, config.strategy, ranks, self.device)
         self.optimizer = build_optimizer(self.task, config.optim, self.device, layer_of)
         self.step = 0
 
@@ -125,7 +128,8 @@ class Trainer:
         figures = dict(zip(totals, torch.stack([t.double().cpu() for t in totals.values()]).tolist(), strict=True))
         finite = np.isfinite(figures["loss"]) and np.isfinite(figures["grad_norm"])
         if distributed.agree(not finite, self.device):
-            raise NotFinite(figures["loss"], figures["grad_norm"], self.step, batch)
+            samples = distributed.gather(batch.index, self.device).tolist()
+            raise NotFinite(figures["loss"], figures["grad_norm"], self.step, samples)
         self.optimizer.step()
         self.step += 1
         self.task.after_step(self.step / config.steps)
@@ -141,6 +145,7 @@ class Trainer:
         shards = self.task if isinstance(self.task, FSDPModule) else None
         if shards is not None:
             shards.unshard()
+            distributed.follow_first(self.task)
         self.task.eval()
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -169,15 +174,15 @@ class Trainer:
 
 
 class NotFinite(RunStopped):
-    """A loss or gradient that is NaN or infinite, and the samples of its batch."""
+    """A loss or gradient that is NaN or infinite, and the samples of its batch, of all ranks."""
 
-    def __init__(self, loss: float, norm: float, step: int, batch: Batch) -> None:
+    def __init__(self, loss: float, norm: float, step: int, samples: list[int]) -> None:
         what = f"loss is {loss}" if not np.isfinite(loss) else f"gradient norm is {norm}"
         super().__init__(
             f"{what} at step {step}; stopped before the weights changed. "
             "Lower the learning rate (--lr) or set --set optim.clip_norm=1; the batch's samples are in not_finite.json"
         )
-        self.report = {"step": step, "loss": str(loss), "grad_norm": str(norm), "samples": batch.index.tolist()}
+        self.report = {"step": step, "loss": str(loss), "grad_norm": str(norm), "samples": samples}
 
 
 def _whole(norm: Tensor) -> Tensor:

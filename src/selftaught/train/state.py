@@ -28,13 +28,12 @@ def capture(
 
     The optimiser's state is named `PARAMETER/KEY`, so it does not depend on the order of parameters.
     """
+    model = _module_state(task, sharded)
     if sharded:
-        model: Any = get_model_state_dict(task, options=_WHOLE)
         whole: Any = get_optimizer_state_dict(task, optimizer, options=_WHOLE)
-        groups = whole["param_groups"]
-        by_name: Any = whole["state"]
+        groups = whole.get("param_groups", [])  # whole on the first rank, empty on the others
+        by_name: Any = whole.get("state", {})
     else:
-        model = task.state_dict()
         names = {id(p): name for name, p in task.named_parameters()}
         groups = [{**g, "params": [names[id(p)] for p in g["params"]]} for g in optimizer.param_groups]
         by_name = {names[id(p)]: values for p, values in optimizer.state.items()}
@@ -46,9 +45,15 @@ def capture(
     }
     tensors: dict[str, dict[str, Tensor]] = {"model": model, "optim": flat}
     if ema is not None:
-        tensors["ema"] = ema.module.state_dict()
+        tensors["ema"] = _module_state(ema.module, sharded)
     plain = [{k: list(v) if isinstance(v, tuple) else v for k, v in g.items() if _plain(v)} for g in groups]
     return tensors, plain
+
+
+def _module_state(module: nn.Module, sharded: bool) -> dict[str, Tensor]:
+    """A module's tensors, whole; empty on ranks other than the first where they lie in shards."""
+    whole: Any = get_model_state_dict(module, options=_WHOLE) if sharded else module.state_dict()
+    return whole
 
 
 def _plain(value: Any) -> bool:
@@ -64,12 +69,12 @@ def restore(task: nn.Module, optimizer: Optimizer, ema: EMA | None, saved: Check
         name, _, key = path.rpartition("/")
         by_name.setdefault(name, {})[key] = value
     try:
-        if sharded:
-            set_model_state_dict(task, model, options=_SPREAD)
-        else:
-            task.load_state_dict(model)
-        if ema is not None:
-            ema.module.load_state_dict(saved.tensors["ema"])
+        parts = [(task, model)] if ema is None else [(task, model), (ema.module, saved.tensors["ema"])]
+        for module, tensors in parts:
+            if sharded:
+                set_model_state_dict(module, tensors, options=_SPREAD)
+            else:
+                module.load_state_dict(tensors)
     except (RuntimeError, KeyError) as error:
         raise UserError(f"the checkpoint does not fit this task: {str(error).splitlines()[0]}") from error
     groups = saved.meta["groups"]
@@ -96,8 +101,8 @@ def _like(value: Tensor, parameter: nn.Parameter, fused: bool) -> Tensor:
 def encoder_tensors(task: Any, ema: EMA | None, sharded: bool) -> dict[str, Tensor]:
     """The state of the encoder that a run ends with: the averaged one where there is one. Every rank must call it."""
     if ema is not None:
-        return ema.module.state_dict()
+        return _module_state(ema.module, sharded)
     if not sharded:
         return task.encoder.state_dict()
-    whole: Any = get_model_state_dict(task, options=_WHOLE)
+    whole = _module_state(task, sharded)
     return {name.removeprefix("encoder."): t for name, t in whole.items() if name.startswith("encoder.")}

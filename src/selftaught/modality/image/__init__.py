@@ -34,9 +34,8 @@ def apply(
     b, c = pixels.shape[:2]
     out = torch.empty(b, c, side, side, device=pixels.device)
     block = max(1, _BLOCK_FLOATS // (c * side**2)) if pixels.device.type == "cpu" else b
-    units = tuple(
-        tuple((x - mean) / std for mean, std in zip(*(normalise or ((0.0,) * c, (1.0,) * c)))) for x in (0, 1)
-    )
+    scales = list(zip(*(normalise or ((0.0,) * c, (1.0,) * c))))
+    units: colour.Units = (tuple(-mean / std for mean, std in scales), tuple((1 - mean) / std for mean, std in scales))
     scratch = out.new_empty(c * min(b, block) * side**2)  # one for all blocks: fresh memory is slower than all the rest
     colours = view.jitter > 0 or view.greyscale > 0
     if colours and (view.exact_colour or c != 3):
@@ -143,4 +142,5 @@ class ImageModality(Modality):
             raise UserError(f"pictures have {pixels.shape[1]} channels, but the modality was made for {self.channels}")
         side = view.size or self.size
         p = sample(view, u, size, side)
-        return apply(pixels, size, view, p, side, (self.mean, self.std))
+        with torch.autocast(pixels.device.type, enabled=False):  # the network may train in bf16; pictures keep 8 bits
+            return apply(pixels, size, view, p, side, (self.mean, self.std))

@@ -1,0 +1,222 @@
+"""Two ranks, by DDP and FSDP2, on one machine and on two nodes played on the loopback address."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests import runs
+
+import selftaught
+from selftaught.train import checkpoint
+
+STEPS, BATCH = 9, 16
+_SAME = ("encoder/*", "log.jsonl", "health.jsonl", "recipe.json")
+STRATEGIES = ("ddp", "fsdp")
+
+
+def _command(out: Path, strategy: str, *more: object) -> list[object]:
+    words = ["--steps", STEPS, "--batch", BATCH, "--holdout", 0.25, "--set", f"train.strategy={strategy}"]
+    words += ["--set", "train.save_every=2", "--set", "train.health_every=3", "--set", "train.ema=0.9"]
+    encoder = [] if "--encoder" in more else runs.ENCODER
+    return ["pretrain", runs.pictures(), *encoder, *words, *more, "--out", out]
+
+
+def _port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _start(*words: object, world: int = 2, kill: tuple[str, int] | None = None) -> list[runs.Running]:
+    """The ranks of a run, in the environment that torchrun gives them."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_port()), "WORLD_SIZE": str(world)}
+    shared["TORCHELASTIC_RUN_ID"] = "test"
+    started = []
+    for rank in range(world):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        started.append(runs.start(*words, kill=kill if rank == 0 else None, **shared, **own))
+    return started
+
+
+def _run(*words: object, world: int = 2) -> list[runs.Result]:
+    return [running.end() for running in _start(*words, world=world)]
+
+
+def _succeed(*words: object, world: int = 2) -> list[runs.Result]:
+    results = _run(*words, world=world)
+    assert [r.code for r in results] == [0] * world, results
+    return results
+
+
+@cache
+def unbroken(strategy: str) -> Path:
+    out = runs.folder(f"ranks-{strategy}")
+    _succeed(*_command(out, strategy))
+    return out
+
+
+def _losses(run: Path) -> np.ndarray:
+    return np.array([json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()])
+
+
+def _assert_same(run: Path, strategy: str) -> None:
+    expected, found = runs.files(unbroken(strategy), *_SAME), runs.files(run, *_SAME)
+    assert len(expected) == 6
+    assert sorted(found) == sorted(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def _torchrun(options: list[str], words: list[object]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "selftaught.cli", *map(str, words)]
+    environment = {**os.environ, **runs.environment()}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_torchrun_is_recognised_and_one_rank_writes(tmp_path: Path) -> None:
+    """And the other tests' own ranks do what torchrun's do, to the bit."""
+    run = tmp_path / "run"
+    process = _torchrun(["--standalone", "--nproc-per-node", "2"], _command(run, "ddp"))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err.count("plan:") == 1
+    assert out == f"{run}\n"
+    assert json.loads((run / "recipe.json").read_text())["train"]["world"] == 2
+    _assert_same(run, "ddp")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_encoder_of_ranks_loads_and_is_the_average_of_the_run(strategy: str) -> None:
+    run = unbroken(strategy)
+    bundle = selftaught.load(run)
+    assert bundle.info["world"] == 2
+    features = bundle(torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8))
+    assert torch.isfinite(features).all()
+    saved, passed = checkpoint.load_last(run / "checkpoints")
+    assert passed == []
+    assert saved is not None
+    assert set(saved.tensors) == {"model", "optim", "ema"}
+    assert any(name.startswith("head.") for name in saved.tensors["model"])
+    state = bundle.encoder.state_dict()
+    for name, value in saved.tensors["ema"].items():
+        assert torch.equal(state[name], value), name
+
+
+def test_strategies_agree() -> None:
+    np.testing.assert_allclose(_losses(unbroken("fsdp")), _losses(unbroken("ddp")), atol=1e-3)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_kill_and_resume_is_bit_identical(tmp_path: Path, strategy: str) -> None:
+    run = tmp_path / "run"
+    for place in (("optim.safetensors", 2), ("encoder.safetensors", 1)):
+        first, second = _start(*_command(run, strategy), kill=place)
+        assert first.end().code == -signal.SIGKILL, place
+        second.process.kill()
+        second.process.join()
+    results = _succeed(*_command(run, strategy))
+    assert f"resuming '{run}' at step {STEPS} of {STEPS}" in results[0].err
+    assert results[1].err == ""
+    _assert_same(run, strategy)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_signal_to_one_rank_stops_all_and_leaves_no_encoder(tmp_path: Path, strategy: str) -> None:
+    run = tmp_path / "run"
+    ranks = _start(*_command(run, strategy))
+    ranks[1].until(lambda: (run / "log.jsonl").exists() and (run / "log.jsonl").read_text().count("\n") >= 2)
+    ranks[1].send(signal.SIGTERM)
+    assert [r.end().code for r in ranks] == [143, 143]
+    assert not (run / "encoder").exists(), "an unfinished run must not look complete"
+    step = (run / "log.jsonl").read_text().count("\n")
+    assert checkpoint.steps(run / "checkpoints")[-1] == step < STEPS
+    _succeed(*_command(run, strategy))
+    _assert_same(run, strategy)
+
+
+def test_mae_on_two_ranks_follows_one_rank(tmp_path: Path) -> None:
+    """Without BatchNorm the ranks' mean gradient is the whole batch's: the curves agree up to rounding."""
+    words = ["--pretext", "mae", "--encoder", "vit_micro", "--set", "train.health_every=50"]
+    runs.succeed(*_command(tmp_path / "one", "ddp", *words))
+    expected = _losses(tmp_path / "one")
+    assert len(expected) == STEPS
+    assert abs(expected[0] - expected[-1]) > 1e-3, "a curve that stands still would prove nothing"
+    for strategy in STRATEGIES:
+        _succeed(*_command(tmp_path / strategy, strategy, *words))
+        np.testing.assert_allclose(_losses(tmp_path / strategy), expected, atol=1e-4, rtol=0)
+
+
+def test_nan_on_one_rank_stops_all_and_lists_the_whole_batch(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        """
+from dataclasses import dataclass
+import torch
+from selftaught.batch import Step
+from selftaught.pretext import Pretext
+
+
+class Mine(Pretext):
+    @dataclass(frozen=True)
+    class Config:
+        pass
+
+    family, paper = "mine", "none"
+
+    def forward(self, batch):
+        x = self.modality.view(batch, self.modality.light_view(), stream=1)
+        loss = self.encoder(x).pooled.square().mean()
+        if batch.step == 5 and torch.distributed.get_rank() == 1:
+            loss = loss * float("nan")
+        return Step(loss, {})
+"""
+    )
+    run = tmp_path / "run"
+    results = _run(*_command(run, "ddp", "--pretext", file))
+    assert all("at step 5; stopped before the weights changed" in runs.one_line(r, 3) for r in results)
+    samples = json.loads((run / "not_finite.json").read_text())["samples"]
+    assert len(set(samples)) == BATCH
+    assert checkpoint.steps(run / "checkpoints") == [2, 4]
+
+
+def test_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    running = _start(*_command(run, "ddp"), kill=("optim.safetensors", 2))
+    running[0].end()
+    running[1].process.kill()
+    message = runs.one_line(runs.run(*_command(run, "ddp")), 2)
+    assert message == "the run began with 2 ranks and there are 1; start it as before"
+
+
+def test_batch_that_does_not_divide_names_the_nearest_two(tmp_path: Path) -> None:
+    command = [word if word != BATCH else 17 for word in _command(tmp_path / "run", "ddp")]
+    for result in _run(*command):
+        assert runs.one_line(result, 2) == "batch 17 is not divisible by 2 ranks; use --batch 16 or 18"
+
+
+def test_a_budget_in_minutes_is_the_same_number_of_steps_on_every_rank(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [runs.pictures(), *runs.ENCODER, "--batch", BATCH, "--minutes", 0.02, "--out", run]
+    _succeed("pretrain", *words)
+    steps = json.loads((run / "recipe.json").read_text())["train"]["steps"]
+    assert len(_losses(run)) == steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_nodes_on_the_loopback_address(tmp_path: Path, strategy: str) -> None:
+    run, port = tmp_path / "run", _port()
+    where = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    nodes = [_torchrun([*where, "--node-rank", str(i)], _command(run, strategy)) for i in range(2)]
+    for node in nodes:
+        _, err = node.communicate(timeout=240)
+        assert node.returncode == 0, err
+    _assert_same(run, strategy)
