@@ -8,7 +8,6 @@ from selftaught.workflow.evaluate import evaluate
 from selftaught.workflow.prepare import say
 from selftaught.workflow.pretrain import Request, pretrain
 
-
 _DRAWS = 10  # few labels: which ones were drawn is most of the uncertainty
 
 
