@@ -45,7 +45,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from _timing import Row, main
 from selftaught.encoders import Encoder
-from selftaught.evaluate.knn import knn
+from selftaught.evaluation.knn import knn
 from selftaught.modality.image import ImageModality
 from selftaught.rng import permutation
 from selftaught.settings import digest

@@ -5,6 +5,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 # Shapes and types of every annotated function are checked while the tests run; users pay nothing for it.
 from jaxtyping import install_import_hook
 
-install_import_hook("selftaught", "beartype.beartype")
+install_import_hook("selftaught", "tests.typecheck.check")
 
 import selftaught.encoders  # noqa: E402, F401  # makes torchvision importable beside a CPU-only torch, for tests too

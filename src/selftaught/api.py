@@ -104,7 +104,7 @@ def evaluate(
     """
     from selftaught.workflow.evaluate import evaluate as do
 
-    return do(Path(run), data, train, tuple(labels), tuple(against), draws, seed, device, quiet)
+    return do(Path(run), data, train, tuple(map(float, labels)), tuple(against), draws, seed, device, quiet)
 
 
 def finetune(
@@ -197,7 +197,7 @@ def report(run: Path) -> Path:
     Args:
         run: Run folder.
     """
-    from selftaught.report import write_report
+    from selftaught.reporting import write_report
 
     return write_report(Path(run))
 

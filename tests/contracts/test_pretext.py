@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from selftaught.batch import Batch
-from selftaught.evaluate.features import encode
-from selftaught.evaluate.probe import linear_probe
+from selftaught.evaluation.features import encode
+from selftaught.evaluation.probe import linear_probe
 from selftaught.pretext import available, find
 from selftaught.train import checkpoint, state
 from selftaught.train.config import TrainConfig

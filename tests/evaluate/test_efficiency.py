@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from selftaught.errors import UserError
-from selftaught.evaluate import efficiency
-from selftaught.evaluate.efficiency import curve, draw_labels
-from selftaught.evaluate.knn import knn
+from selftaught.evaluation import efficiency
+from selftaught.evaluation.efficiency import curve, draw_labels
+from selftaught.evaluation.knn import knn
 
 
 @pytest.fixture(scope="module")

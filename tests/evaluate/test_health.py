@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from selftaught.errors import UserError
-from selftaught.evaluate import health
-from selftaught.evaluate.health import alignment, measure, rankme, spread, uniformity
+from selftaught.evaluation import health
+from selftaught.evaluation.health import alignment, measure, rankme, spread, uniformity
 
 
 def features(n=200, d=32, seed=0):

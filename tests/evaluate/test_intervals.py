@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from selftaught.evaluate.intervals import bootstrap, difference, wilson
+from selftaught.evaluation.intervals import bootstrap, difference, wilson
 
 
 def test_wilson_is_the_published_interval():

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from selftaught.errors import UserError
-from selftaught.evaluate import knn as module
-from selftaught.evaluate.knn import choose_k, knn
+from selftaught.evaluation import knn as module
+from selftaught.evaluation.knn import choose_k, knn
 
 
 def naive(train, labels, test, k, temperature):

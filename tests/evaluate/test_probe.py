@@ -4,8 +4,8 @@ import torch
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
 from selftaught.errors import UserError
-from selftaught.evaluate import probe as module
-from selftaught.evaluate.probe import SINGLE, fit_probe, linear_probe, ridge_probe
+from selftaught.evaluation import probe as module
+from selftaught.evaluation.probe import SINGLE, fit_probe, linear_probe, ridge_probe
 
 
 def problem(n, d, classes=4, noise=3.0, seed=0):

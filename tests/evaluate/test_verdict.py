@@ -1,6 +1,6 @@
 import pytest
 
-from selftaught.evaluate.verdict import compare, verdict, worth
+from selftaught.evaluation.verdict import compare, verdict, worth
 
 
 def line(features, values, labels=(50, 500, 5000), measure="linear_probe", half=0.01, against=None):

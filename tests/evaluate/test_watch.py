@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from selftaught.evaluate.health import measure
-from selftaught.evaluate.watch import diagnose
+from selftaught.evaluation.health import measure
+from selftaught.evaluation.watch import diagnose
 
 STEPS = range(0, 201, 25)
 

@@ -2,7 +2,7 @@ import fake_run
 import numpy as np
 import pytest
 
-from selftaught.report import make_atlas
+from selftaught.reporting import make_atlas
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from selftaught.report import make_atlas, write_report
+from selftaught.reporting import make_atlas, write_report
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COUNTS = (50, 150, 500, 1500, 5000, 50000)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from selftaught.errors import UserError
-from selftaught.report import atlas as module
-from selftaught.report import make_atlas
+from selftaught.reporting import atlas as module
+from selftaught.reporting import make_atlas
 
 
 def small(n=12, **change):

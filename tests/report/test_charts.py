@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from selftaught.report import scales
-from selftaught.report.charts import Mark, Point, Series, _spread, curve, efficiency, strip
+from selftaught.reporting import scales
+from selftaught.reporting.charts import Mark, Point, Series, _spread, curve, efficiency, strip
 
 
 @pytest.mark.parametrize(

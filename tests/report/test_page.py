@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from selftaught.errors import UserError
-from selftaught.report import make_atlas, write_report
-from selftaught.report.atlas import Atlas
-from selftaught.report.pictures import embed_json
+from selftaught.reporting import make_atlas, write_report
+from selftaught.reporting.atlas import Atlas
+from selftaught.reporting.pictures import embed_json
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -242,7 +242,9 @@ def test_the_same_files_give_the_same_bytes_and_a_failure_keeps_the_old_page(run
     atlas.save(run)
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
-    monkeypatch.setattr("selftaught.report.page.render", lambda files: "\ud800")  # cannot be encoded: the write fails
+    monkeypatch.setattr(
+        "selftaught.reporting.page.render", lambda files: "\ud800"
+    )  # cannot be encoded: the write fails
     with pytest.raises(UnicodeEncodeError):
         write_report(run)
     assert (run / "report.html").read_bytes() == first

@@ -4,7 +4,7 @@ import math
 import fake_run
 from rich.console import Console
 
-from selftaught.report import results, results_table
+from selftaught.reporting import results, results_table
 
 
 def row(features, value, low=None, high=None, labels=1.0, labels_n=500, **more):

@@ -10,7 +10,7 @@ import torch
 
 from selftaught import bundle, disk
 from selftaught.errors import UserError
-from selftaught.evaluate.features import encode
+from selftaught.evaluation.features import encode
 from selftaught.train.progress import Meter
 from selftaught.workflow.prepare import open_source, pick_device
 

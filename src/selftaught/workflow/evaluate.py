@@ -13,10 +13,10 @@ from selftaught.data import Source, holdout
 from selftaught.data.images import ImageSource
 from selftaught.encoders import EncoderConfig, build
 from selftaught.errors import UserError
-from selftaught.evaluate import efficiency, features
-from selftaught.evaluate.efficiency import Row
-from selftaught.evaluate.verdict import verdict
-from selftaught.report import make_atlas, results_table, write_report
+from selftaught.evaluation import efficiency, features
+from selftaught.evaluation.efficiency import Row
+from selftaught.evaluation.verdict import verdict
+from selftaught.reporting import make_atlas, results_table, write_report
 from selftaught.settings import digest, from_json, load_json, to_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.prepare import open_source, pick_device, positive, say

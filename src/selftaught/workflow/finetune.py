@@ -17,9 +17,9 @@ from selftaught.downstream.base import describe
 from selftaught.downstream.classify import Classify
 from selftaught.encoders import EncoderConfig, build
 from selftaught.errors import UserError
-from selftaught.evaluate.efficiency import draw_labels
-from selftaught.evaluate.features import raw_batches
-from selftaught.evaluate.intervals import bootstrap
+from selftaught.evaluation.efficiency import draw_labels
+from selftaught.evaluation.features import raw_batches
+from selftaught.evaluation.intervals import bootstrap
 from selftaught.settings import from_json, sections, to_json
 from selftaught.train import checkpoint, distributed
 from selftaught.train.config import TrainConfig
@@ -100,7 +100,7 @@ def finetune(
     if not quiet:
         from rich.console import Console
 
-        from selftaught.report import results_table
+        from selftaught.reporting import results_table
 
         Console().print(results_table({**result, "verdict": []}))
     return path

@@ -20,7 +20,7 @@ from selftaught.data.cache import show_bytes
 from selftaught.data.images import ImageSource
 from selftaught.encoders import EncoderConfig, build, choose
 from selftaught.errors import RunStopped, UserError
-from selftaught.evaluate.monitor import HealthMonitor
+from selftaught.evaluation.monitor import HealthMonitor
 from selftaught.modality.base import Modality
 from selftaught.pretext import Pretext, find
 from selftaught.recipe import Recipe

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from selftaught.evaluate.health import HealthRow
+from selftaught.evaluation.health import HealthRow
 
 # Complete collapse: the normalised features lost two thirds of the spread they began with, or three quarters of the most
 # they had, are not regaining it, and keep less than any healthy run shows. Measured: SimSiam dips to a half and

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selftaught.errors import UserError
-from selftaught.evaluate.threads import one_thread
+from selftaught.evaluation.threads import one_thread
 
 _EPS = 1e-7  # RankMe's, for float32 features
 _CHUNK = 1 << 24

@@ -1,7 +1,7 @@
 """The report of a run: one self-contained page, the map of an embedding, and the table for the terminal."""
 
-from selftaught.report.atlas import Atlas, make_atlas
-from selftaught.report.page import write_report
-from selftaught.report.terminal import results_table
+from selftaught.reporting.atlas import Atlas, make_atlas
+from selftaught.reporting.page import write_report
+from selftaught.reporting.terminal import results_table
 
 __all__ = ["Atlas", "make_atlas", "results_table", "write_report"]

@@ -16,9 +16,9 @@ from string import Template
 import numpy as np
 
 from selftaught import disk
-from selftaught.report import results
-from selftaught.report.charts import Point, Series, efficiency, shorten, strip, strip_axis
-from selftaught.report.facts import (
+from selftaught.reporting import results
+from selftaught.reporting.charts import Point, Series, efficiency, shorten, strip, strip_axis
+from selftaught.reporting.facts import (
     curves_section,
     data_section,
     encoder_name,
@@ -29,10 +29,10 @@ from selftaught.report.facts import (
     unbroken,
     words,
 )
-from selftaught.report.files import RunFiles, read
-from selftaught.report.pictures import gallery, the_map
-from selftaught.report.results import Line
-from selftaught.report.scales import minus, span
+from selftaught.reporting.files import RunFiles, read
+from selftaught.reporting.pictures import gallery, the_map
+from selftaught.reporting.results import Line
+from selftaught.reporting.scales import minus, span
 
 REPORT = "report.html"
 
@@ -75,7 +75,7 @@ def render(files: RunFiles) -> str:
 
 
 def _resource(name: str) -> str:
-    return importlib.resources.files("selftaught.report").joinpath(name).read_text(encoding="utf-8")
+    return importlib.resources.files("selftaught.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
 def _header(files: RunFiles, table: list[Line]) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from selftaught.report import results
-from selftaught.report.charts import Mark, curve
-from selftaught.report.files import RunFiles
-from selftaught.report.results import Line
-from selftaught.report.scales import minus
+from selftaught.reporting import results
+from selftaught.reporting.charts import Mark, curve
+from selftaught.reporting.files import RunFiles
+from selftaught.reporting.results import Line
+from selftaught.reporting.scales import minus
 
 COMMANDS = {
     "evaluation.json": "selftaught evaluate {run} {labelled}",

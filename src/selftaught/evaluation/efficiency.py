@@ -9,10 +9,10 @@ from torch import Tensor
 
 from selftaught import rng
 from selftaught.errors import UserError
-from selftaught.evaluate.intervals import bootstrap, difference
-from selftaught.evaluate.knn import K, choose_k, knn
-from selftaught.evaluate.probe import linear_probe
-from selftaught.evaluate.threads import one_thread
+from selftaught.evaluation.intervals import bootstrap, difference
+from selftaught.evaluation.knn import K, choose_k, knn
+from selftaught.evaluation.probe import linear_probe
+from selftaught.evaluation.threads import one_thread
 
 SHARES = (0.01, 0.05, 0.1, 1.0)
 BASELINES = ("random_init", "raw")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from selftaught.errors import UserError
-from selftaught.report import atlas
-from selftaught.report.atlas import Atlas
+from selftaught.reporting import atlas
+from selftaught.reporting.atlas import Atlas
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, features
 
-from selftaught.report.atlas import Atlas, picture
-from selftaught.report.charts import shorten, text_width
+from selftaught.reporting.atlas import Atlas, picture
+from selftaught.reporting.charts import shorten, text_width
 
 _MAP_TILE = 32  # pixels of a thumbnail on the map
 _MAP_BYTES, _GALLERY_BYTES = 850_000, 350_000  # a page of 1500 points stays below 2 MB with base64's third on top

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from selftaught.report import results, scales
+from selftaught.reporting import results, scales
 
 
 class Point(NamedTuple):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from selftaught import rng
 from selftaught.errors import UserError
-from selftaught.evaluate.threads import one_thread
+from selftaught.evaluation.threads import one_thread
 
 STRENGTHS = tuple(10.0 ** (1 - i) for i in range(8))  # 10 ... 1e-6
 SINGLE = 0.1  # the strength where no class has two labels, so that none can be held out

@@ -10,9 +10,9 @@ from torch import Tensor
 from selftaught import rng
 from selftaught.batch import Batch
 from selftaught.data import Source
-from selftaught.evaluate.health import HealthRow, measure
-from selftaught.evaluate.knn import knn
-from selftaught.evaluate.watch import diagnose
+from selftaught.evaluation.health import HealthRow, measure
+from selftaught.evaluation.knn import knn
+from selftaught.evaluation.watch import diagnose
 
 _SAMPLES = 256
 _ONLINE_TRAIN, _ONLINE_TEST, _ONLINE_K = 2000, 500, 20

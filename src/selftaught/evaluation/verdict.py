@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from selftaught.evaluate.efficiency import BASELINES, MEASURES, Row
+from selftaught.evaluation.efficiency import BASELINES, MEASURES, Row
 
 _NAMES = {"random_init": "random initialisation", "raw": "raw features"}
 _TITLES = {"linear_probe": "linear probe", "knn": "kNN"}

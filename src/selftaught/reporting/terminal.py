@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from selftaught.report import results
+from selftaught.reporting import results
 
 
 def results_table(evaluation: dict[str, Any]) -> RenderableType:

@@ -9,7 +9,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from selftaught import rng
-from selftaught.evaluate.threads import one_thread
+from selftaught.evaluation.threads import one_thread
 
 RESAMPLES = 1000
 _Z = 1.959964  # the 97.5 % quantile of the normal distribution
