@@ -194,6 +194,7 @@ def evaluate(
             counts=[round(x) for x in labels if x > 1],
             draws=draws,
             seed=seed,
+            measures=("linear_probe", "knn"),
             done=partial.rows,
             save=partial.add,
             progress=progress,
@@ -211,7 +212,7 @@ def evaluate(
         "data": str(data) if isinstance(data, str | Path) else type(data).__name__,
         "data_hash": parts.test.fingerprint,
         "recipe_hash": loaded.info.get("recipe_hash"),
-        "verdict": verdict(rows),
+        "verdict": [line[0].upper() + line[1:] + "." for line in verdict(rows)],
         "rows": rows,
     }
     _keep(run, result, parts, matrices["pretrained"][1], seed, quiet)
