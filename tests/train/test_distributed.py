@@ -184,7 +184,7 @@ class Mine(Pretext):
         x = self.modality.view(batch, self.modality.light_view(), stream=1)
         loss = self.encoder(x).pooled.square().mean()
         if batch.step == 5 and torch.distributed.get_rank() == 1:
-            loss = loss * float("nan")
+            loss = loss + float("nan")  # its gradient is sound, so no other rank sees it by itself
         return Step(loss, {})
 """
     )

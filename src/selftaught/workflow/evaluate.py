@@ -137,25 +137,11 @@ class Shifted:
         self.meter.update(self.start + done)
 
 
-def evaluate(
-    run: Path,
-    data: Any,
-    train: Any,
-    labels: tuple[float, ...],
-    against: tuple[str, ...],
-    draws: int,
-    seed: int,
-    device: str,
-    quiet: bool,
-) -> dict[str, Any]:
-    """Probe and kNN over label budgets; writes evaluation.json, the map and report.html; prints the table."""
-    for amount in labels:
-        positive(labels=amount)
-    positive(draws=draws)
-    where = torch.device(pick_device(device))
-    loaded = bundle.load(run)
+def feature_sets(
+    loaded: bundle.Bundle, parts: Split, against: tuple[str, ...], where: torch.device, quiet: bool
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Features (probe samples, test samples) of the encoder, of its random initialisation, of named ones, and raw."""
     config = loaded.encoder.config
-    parts = split(data, train, seen_hashes(run), config.size, quiet)
     sets = {"pretrained": (loaded.encoder, loaded.modality)}
     # The control is the very draw of weights that the run began with, not another one.
     start = from_json(EncoderConfig, {**to_json(config), "weights": None}, "encoder")
@@ -176,6 +162,27 @@ def evaluate(
         features.raw(loaded.modality, parts.train, parts.train_index),
         features.raw(loaded.modality, parts.test, parts.test_index),
     )
+    return matrices
+
+
+def evaluate(
+    run: Path,
+    data: Any,
+    train: Any,
+    labels: tuple[float, ...],
+    against: tuple[str, ...],
+    draws: int,
+    seed: int,
+    device: str,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Probe and kNN over label budgets; writes evaluation.json, the map and report.html; prints the table."""
+    for amount in labels:
+        positive(labels=amount)
+    positive(draws=draws)
+    loaded = bundle.load(run)
+    parts = split(data, train, seen_hashes(run), loaded.encoder.config.size, quiet)
+    matrices = feature_sets(loaded, parts, against, torch.device(pick_device(device)), quiet)
     assert parts.train.labels is not None
     assert parts.test.labels is not None
     question = [loaded.info.get("recipe_hash"), parts.protocol, parts.train.fingerprint, parts.test.fingerprint]
