@@ -1,6 +1,7 @@
 """Exponential moving average of a module's weights: averaged encoders, momentum encoders, teachers."""
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -26,3 +27,11 @@ class EMA(nn.Module):
         torch._foreach_lerp_(own, new, weight)
         for mine, other in zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(other)
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """From `start` to `end` along half a cosine: how momentum and weight decay are scheduled (BYOL, section 3.3).
+
+    progress: share of the run that is done, in [0, 1].
+    """
+    return end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
