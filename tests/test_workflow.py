@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from threadpoolctl import threadpool_limits
 
 import selftaught
 from selftaught import api
@@ -70,7 +71,7 @@ def evaluated(simclr: Path, data: Path) -> tuple[Path, runs.Result]:
 def one_thread() -> Iterator[None]:
     """In this process what the runs of the tests have in theirs."""
     threads = torch.get_num_threads()
-    with mock.patch.dict(os.environ, runs.environment()):
+    with mock.patch.dict(os.environ, runs.environment()), threadpool_limits(1):
         yield
     torch.set_num_threads(threads)
 

@@ -20,15 +20,15 @@ def _command(out: Path) -> list[object]:
     return ["pretrain", runs.pictures(), *runs.ENCODER, *budget, *often, "--out", out]
 
 
-def _evaluate(run: Path) -> None:
-    runs.succeed("evaluate", run, runs.pictures(), "--labels", 1, 5, "--draws", 2, "--quiet")
+def _evaluation(run: Path) -> list[object]:
+    return ["evaluate", run, runs.pictures(), "--labels", 1, 5, "--draws", 2, "--quiet"]
 
 
 @cache
 def unbroken() -> Path:
     out = runs.folder("unbroken")
     runs.succeed(*_command(out))
-    _evaluate(out)
+    runs.succeed(*_evaluation(out))
     return out
 
 
@@ -62,8 +62,11 @@ def test_kill_while_files_are_written_and_between(tmp_path: Path) -> None:
     assert f"resuming '{run}' at step {STEPS} of {STEPS}" in last.err
     _assert_same(run)
     assert not list((run / "checkpoints").glob(".*"))
-    _evaluate(run)
+    for place in [("evaluation.partial.json", 3), ("evaluation.json", 1)]:
+        assert runs.run(*_evaluation(run), kill=place).code == -signal.SIGKILL, place
+    runs.succeed(*_evaluation(run))
     assert (run / "evaluation.json").read_bytes() == (unbroken() / "evaluation.json").read_bytes()
+    assert not (run / "evaluation.partial.json").exists()
     assert "complete" in runs.succeed(*_command(run)).err
 
 

@@ -28,7 +28,7 @@ from selftaught.train.loop import Trainer, fit
 from selftaught.train.order import Order
 from selftaught.train.progress import Meter
 from selftaught.workflow.evaluate import Split, seen_hashes, split
-from selftaught.workflow.prepare import fetcher, open_source, pick_device, pick_threads, positive, say
+from selftaught.workflow.prepare import fetcher, open_source, pick_device, pick_precision, pick_threads, positive, say
 from selftaught.workflow.pretrain import Interrupted
 
 _HEAD = "head.safetensors"
@@ -72,6 +72,7 @@ def finetune(
         "steps": max(1, math.ceil(epochs * len(index) / batch)),
         "batch": batch,
         "seed": seed,
+        "precision": pick_precision(where),
         "threads": threads,
         "device": where,
         "optim": {**describe(mode), **({"lr": lr} if lr else {}), **changes.get("optim", {})},

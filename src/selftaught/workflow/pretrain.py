@@ -39,6 +39,7 @@ from selftaught.workflow.prepare import (
     name_of,
     open_source,
     pick_device,
+    pick_precision,
     pick_size,
     pick_threads,
     positive,
@@ -220,7 +221,7 @@ def resolve(
         "steps": 1,
         "batch": batch,
         "seed": request.seed,
-        "precision": "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32",
+        "precision": pick_precision(device),
         "threads": torch.get_num_threads(),
         "world": ranks.world,
         "device": device,
@@ -275,7 +276,7 @@ def _budget(
     parameters = sum(p.numel() for p in task.encoder.parameters())
     plan = (
         f"plan: {recipe.pretext} on {recipe.encoder.name} ({parameters / 1e6:.1f} M parameters), {len(train)} samples of "
-        f"{recipe.encoder.size} px, batch {loop.batch}, {steps} steps ({steps / per_epoch:.1f} epochs)"
+        f"{recipe.encoder.size} px, batch {loop.batch}, {steps} steps ({steps / per_epoch:.1f} epochs), {loop.precision}"
     )
     if seconds and memory:
         plan += f"; about {clock(seconds * 1.05 * steps)}, {show_bytes(round(memory))} of memory"

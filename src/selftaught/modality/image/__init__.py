@@ -8,7 +8,7 @@ from selftaught.batch import Batch
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
 from selftaught.modality.image import colour
-from selftaught.modality.image.resample import blur_, crop_resize
+from selftaught.modality.image.resample import blur_, blur_bands, crop_resize
 from selftaught.modality.image.views import DRAWS, Parameters, View, sample
 
 _BLOCK_FLOATS = 1 << 18
@@ -38,6 +38,7 @@ def apply(
     units: colour.Units = (tuple(-mean / std for mean, std in scales), tuple((1 - mean) / std for mean, std in scales))
     scratch = out.new_empty(c * min(b, block) * side**2)  # one for all blocks: fresh memory is slower than all the rest
     colours = view.jitter > 0 or view.greyscale > 0
+    bands = blur_bands(p.sigma, view.blur_sigma[1], side)
     if colours and (view.exact_colour or c != 3):
         for rows in p.order.argsort(stable=True).split(block):
             views, q = scratch[: c * len(rows) * side**2].view(c, len(rows), side, side), p[rows]
@@ -46,7 +47,7 @@ def apply(
             colour.jitter_(views, view, q.order, q.factors)
             colour.greyscale_(views, q.greyscale)
             colour.normalise_(views, 1.0, units)
-            _finish(views, view, q, units)
+            _finish(views, view, q, bands[rows], units)
             for channel in range(c):
                 out[:, channel].index_copy_(0, rows, views[channel])
         return out
@@ -62,13 +63,13 @@ def apply(
         else:
             crop_resize(pixels[piece], size[piece], q, views)
             colour.normalise_(views, 255.0, units)
-        _finish(views, view, q, units)
+        _finish(views, view, q, bands[piece], units)
     return out
 
 
-def _finish(views: Float[Tensor, "c n s s"], view: View, p: Parameters, units: colour.Units) -> None:
+def _finish(views: Float[Tensor, "c n s s"], view: View, p: Parameters, bands: Tensor, units: colour.Units) -> None:
     if view.blur:
-        blur_(views, p.sigma)
+        blur_(views, p.sigma, bands)
     if view.solarise:
         colour.solarise_(views, p.solarise, units)
 

@@ -3,6 +3,8 @@
 Views are held planar, [C, B, S, S], so that each colour plane of a batch is contiguous.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
@@ -14,6 +16,7 @@ MATRIX_LIMIT = 64
 """On a CPU, larger pictures go one by one through torch's uint8 resize: dense matrices would mostly be zeros."""
 
 _BLUR_REACH = 3.5  # in sigmas: what is beyond weighs less than 5e-4 in all, an eighth of 1/255
+_TILE = 16
 _UNIT = torch.tensor(2.0**16)
 
 
@@ -110,54 +113,45 @@ def _filter(
     return weight.mul_(weight.sum(-1, keepdim=True).reciprocal_())
 
 
-def blur_kernel(sigma: Float[Tensor, " n"], side: int) -> Float[Tensor, "n k"]:
-    """The centre and right half of each Gaussian kernel; whole, it is 2 * (side // 20) + 1 wide (SimCLR: a tenth).
+def blur_bands(sigma: Float[Tensor, " b"], largest: float, side: int) -> Float[Tensor, "b k t"]:
+    """Gaussian kernels as banded matrices: the `_TILE` entries in a row of a blurred view from the _TILE + 2 radius ones
+    around them. `largest`: sigma there can be; 0 is the identity.
 
-    Weights beyond 3.5 sigma (rounded up to a pixel) are zero. In float64 for the reason given in `views.sample`.
+    A kernel is 2 * (side // 20) + 1 wide (SimCLR: a tenth of the view), but no wider than 3.5 times the largest sigma to
+    each side. In float64 for the reason given in `views.sample`.
     """
-    radius = side // 20
-    at = torch.arange(radius + 1, device=sigma.device, dtype=torch.float64)
-    sigma = sigma.double()[:, None]
-    half = torch.exp(-0.5 * (at / sigma) ** 2) * (at <= (_BLUR_REACH * sigma).ceil())
-    return (half / (2 * half.sum(1, keepdim=True) - half[:, :1])).float()
+    radius = min(side // 20, math.ceil(_BLUR_REACH * largest))
+    at = torch.arange(-radius, _TILE + radius, device=sigma.device, dtype=torch.float64)
+    distance = (at[:, None] - at[radius : radius + _TILE]).abs()
+    weights = torch.exp(-0.5 * (distance / sigma.double().clamp_min(1e-3)[:, None, None]) ** 2) * (distance <= radius)
+    return (weights / weights.sum(1, keepdim=True)).float()
 
 
-def blur_(views: Float[Tensor, "c b s s"], sigma: Float[Tensor, " b"]) -> None:
-    """Gaussian blur in place where sigma > 0, reflected at the borders (torchvision's gaussian_blur)."""
-    side = views.shape[-1]
+def blur_(views: Float[Tensor, "c b s s"], sigma: Float[Tensor, " b"], bands: Float[Tensor, "b k t"]) -> None:
+    """Gaussian blur in place where sigma > 0, reflected at the borders (torchvision's gaussian_blur).
+
+    As matrix products over short tiles: a sum of shifted pictures would go through memory twice for each weight.
+    """
     rows = (sigma > 0).nonzero()[:, 0]
-    if not len(rows) or side < 20:  # a kernel of one pixel
+    if bands.shape[1] == bands.shape[2]:  # kernels of one pixel
         return
-    kernel = blur_kernel(sigma[rows], side)
-    reach = (kernel > 0).sum(1)
     if views.device.type == "cpu":
-        for row, weights, n in zip(rows.tolist(), kernel, reach.tolist()):
-            views[:, row] = _blurred(views[:, row], weights[:n].unbind())
-    else:
-        weights = kernel[:, : int(reach.max()), None].unbind(1)
-        for plane in views:
-            plane.index_copy_(0, rows, _blurred(plane.index_select(0, rows), weights))
+        for row in rows.tolist():  # one by one they stay in cache, and a tile is a view of its picture
+            one = slice(row, row + 1)
+            views[:, one] = _blurred(views[:, one], bands[one])
+    elif len(rows):
+        views[:, rows] = _blurred(views[:, rows], bands[rows])
 
 
-def _blurred(x: Float[Tensor, "n s s"], weights: tuple[Tensor, ...]) -> Float[Tensor, "n s s"]:
-    """weights: of the centre and of each distance; of all pictures together, or [n, 1] each."""
-    radius, side = len(weights) - 1, x.shape[-1]
-    padded = F.pad(x, (radius,) * 4, mode="reflect")
-    columns = _smoothed(padded.flatten(1), side + 2 * radius, weights)
-    return _smoothed(columns, 1, weights).unfold(1, side, side + 2 * radius)
-
-
-def _smoothed(x: Float[Tensor, "n i"], step: int, weights: tuple[Tensor, ...]) -> Float[Tensor, "n o"]:
-    """The weighted sum of each entry and its neighbours `step`, 2 `step` ... entries away, where they are all there.
-
-    A picture is one line here, so that all passes are over contiguous memory. Along its rows (step 1) the sums that
-    reach into the next row fall where the padding was.
-    """
-    radius = len(weights) - 1
-    n_out = x.shape[1] - 2 * radius * step
-    total = x.narrow(1, radius * step, n_out) * weights[0]
-    pair = torch.empty_like(total)
-    for t, weight in enumerate(weights[1:], 1):
-        torch.add(x.narrow(1, (radius - t) * step, n_out), x.narrow(1, (radius + t) * step, n_out), out=pair)
-        total.addcmul_(pair, weight)
-    return total
+def _blurred(x: Float[Tensor, "c n s s"], bands: Float[Tensor, "n k t"]) -> Float[Tensor, "c n s s"]:
+    c, n, side, _ = x.shape
+    k, t = bands.shape[1:]
+    radius, beyond = (k - t) // 2, -side % t
+    padded = F.pad(x, (0, 0, radius, radius + beyond), mode="reflect")
+    columns = x.new_empty(c, n, side + beyond, side)
+    for plane, out in zip(padded, columns):
+        torch.matmul(bands.mT[:, None], plane.unfold(1, k, t).mT, out=out.unflatten(1, (-1, t)))
+    padded = F.pad(columns[:, :, :side], (radius, radius + beyond, 0, 0), mode="reflect")
+    tiles = padded.transpose(0, 1).flatten(1, 2).unfold(2, k, t).transpose(1, 2)
+    rows = torch.matmul(tiles, bands[:, None]).transpose(1, 2).reshape(n, c, side, -1)
+    return rows[..., :side].transpose(0, 1)
