@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does; it holds for both sides
 
 from _simclr import Ours, Peer, encoder_of, read, recipe_for, source_of, synthetic  # first: it prepares torchvision
 

@@ -8,7 +8,7 @@ from selftaught.batch import Batch
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
 from selftaught.modality.image import colour
-from selftaught.modality.image.resample import blur_, blur_bands, crop_resize
+from selftaught.modality.image.resample import Blur, Crops
 from selftaught.modality.image.views import DRAWS, Parameters, View, sample
 
 _BLOCK_FLOATS = 1 << 18
@@ -38,40 +38,40 @@ def apply(
     units: colour.Units = (tuple(-mean / std for mean, std in scales), tuple((1 - mean) / std for mean, std in scales))
     scratch = out.new_empty(c * min(b, block) * side**2)  # one for all blocks: fresh memory is slower than all the rest
     colours = view.jitter > 0 or view.greyscale > 0
-    bands = blur_bands(p.sigma, view.blur_sigma[1], side)
+    crops = Crops(pixels, size, p, side)
+    blur = Blur(p.sigma, view.blur_sigma[1], side) if view.blur else None
+
+    def finish(views: Float[Tensor, "c n s s"], rows: slice | Tensor) -> None:
+        if blur is not None:
+            blur.on(views, rows)
+        if view.solarise:
+            colour.solarise_(views, p.solarise[rows], units)
+
     if colours and (view.exact_colour or c != 3):
         for rows in p.order.argsort(stable=True).split(block):
             views, q = scratch[: c * len(rows) * side**2].view(c, len(rows), side, side), p[rows]
-            crop_resize(pixels.index_select(0, rows), size[rows], q, views)
+            crops.into(views, rows)
             views.mul_(1 / 255)
             colour.jitter_(views, view, q.order, q.factors)
             colour.greyscale_(views, q.greyscale)
             colour.normalise_(views, 1.0, units)
-            _finish(views, view, q, bands[rows], units)
+            finish(views, rows)
             for channel in range(c):
                 out[:, channel].index_copy_(0, rows, views[channel])
         return out
-    if colours:
-        matrices = colour.twist(p.order, p.factors, p.greyscale)
+    twist = colour.Twist(p.order, p.factors, p.greyscale, units) if colours else None
     for start in range(0, b, block):
         piece = slice(start, start + block)
-        views, q = out[piece].transpose(0, 1), p[piece]
-        if colours:
+        views = out[piece].transpose(0, 1)
+        if twist is not None:
             crop = scratch[: views.numel()].view(views.shape)
-            crop_resize(pixels[piece], size[piece], q, crop)
-            colour.twisted_(crop, matrices[0][piece], matrices[1][piece], units, out[piece])
+            crops.into(crop, piece)
+            twist.into(out[piece], crop, piece)
         else:
-            crop_resize(pixels[piece], size[piece], q, views)
+            crops.into(views, piece)
             colour.normalise_(views, 255.0, units)
-        _finish(views, view, q, bands[piece], units)
+        finish(views, piece)
     return out
-
-
-def _finish(views: Float[Tensor, "c n s s"], view: View, p: Parameters, bands: Tensor, units: colour.Units) -> None:
-    if view.blur:
-        blur_(views, p.sigma, bands)
-    if view.solarise:
-        colour.solarise_(views, p.solarise, units)
 
 
 class ImageModality(Modality):

@@ -1,7 +1,7 @@
 """Colour jitter, greyscale and solarisation of a whole batch, in place.
 
 Colour jitter comes in two forms. The exact one (`jitter_`) is torchvision's: four operations in their order, each
-clamped to [0, 1], hue turned in HSV. The fused one (`twist`, `twisted_`) multiplies the four, and greyscale, into one
+clamped to [0, 1], hue turned in HSV. The fused one (`Twist`) multiplies the four, and greyscale, into one
 matrix per picture, in the manner of NVIDIA DALI's ColorTwist, and costs next to nothing. Its brightness, contrast,
 saturation and greyscale are torchvision's but for clamping once, at the end; its hue turns about the grey axis of RGB,
 which agrees with HSV for thirds of a turn, differs by a third of a pixel's chroma at most, and keeps r + g + b where
@@ -133,17 +133,23 @@ def twist(
     return tuple(torch.where(greyscale[:, None, None], luma @ x, x) for x in (m, t))  # type: ignore[return-value]
 
 
-def twisted_(
-    views: Planes, m: Float[Tensor, "n 3 3"], t: Float[Tensor, "n 3 3"], units: Units, out: Float[Tensor, "n 3 s s"]
-) -> None:
-    """M x + T mean(x), clamped, of each of the `views`, which are in [0, 255], into `out`, in `units`."""
-    low, high = (out.new_tensor(values)[:, None] for values in units)
-    scale = (high - low) / 255
-    mean = views.flatten(2).mean(-1).T[:, :, None]
-    x = views.flatten(2).transpose(0, 1)
-    torch.baddbmm((scale * t) @ mean + low, scale * m, x, out=out.flatten(2))
-    for channel, bounds in enumerate(zip(*units)):
-        out[:, channel].clamp_(*bounds)
+class Twist:
+    """The twist of a batch, and normalisation: a crop x of mean m becomes M x + T m, clamped, in `units`."""
+
+    def __init__(
+        self, order: Int[Tensor, " n"], factors: Float[Tensor, "n 4"], greyscale: Bool[Tensor, " n"], units: Units
+    ) -> None:
+        self.low, high = (factors.new_tensor(values)[:, None] for values in units)
+        self.m, self.t = (x * ((high - self.low) / 255) for x in twist(order, factors, greyscale))
+        self.bounds = list(zip(*units))
+
+    def into(self, out: Float[Tensor, "n 3 s s"], crops: Planes, rows: slice) -> None:
+        """Write the views made of some rows' crops, which are in [0, 255]."""
+        mean = crops.flatten(2).mean(-1).T[:, :, None]
+        shift = torch.baddbmm(self.low, self.t[rows], mean)
+        torch.baddbmm(shift, self.m[rows], crops.flatten(2).transpose(0, 1), out=out.flatten(2))
+        for channel, bounds in enumerate(self.bounds):
+            out[:, channel].clamp_(*bounds)
 
 
 def greyscale_(views: Planes, chosen: Bool[Tensor, " n"]) -> None:

@@ -20,29 +20,44 @@ _TILE = 16
 _UNIT = torch.tensor(2.0**16)
 
 
-def crop_resize(
-    pixels: UInt8[Tensor, "b c h w"], size: Int[Tensor, "b 2"], p: Parameters, views: Float[Tensor, "c b s s"]
-) -> None:
-    """Each picture's box resized (bilinear, antialiased) and flipped, into `views`, in [0, 255].
+class Crops:
+    """The crops of a batch: each picture's box resized (bilinear, antialiased) and flipped, in [0, 255].
 
     Which way a picture goes depends on its own size and the device, never on the rest of the batch. The matrices
     compute in float32; torch's uint8 resize rounds to whole steps (it is what torchvision does to uint8).
+    What rows need of the parameters as Python numbers is read once here: per block it would take as long as the crops.
     """
-    if pixels.shape[2:] == views.shape[2:] and _untouched(p, views.shape[-1]):
-        views.copy_(pixels.transpose(0, 1))
-    elif pixels.device.type != "cpu":
-        _by_matrices(pixels, p, views)
-    else:
-        small = (size.amax(1) <= MATRIX_LIMIT) & (p.window[:, :2].amax(1) <= 2 * MATRIX_LIMIT)
-        if bool(small.all()):
-            _by_matrices(_trimmed(pixels, size), p, views)
+
+    def __init__(self, pixels: UInt8[Tensor, "b c h w"], size: Int[Tensor, "b 2"], p: Parameters, side: int) -> None:
+        self.pixels, self.size, self.p, self.on_cpu = pixels, size, p, pixels.device.type == "cpu"
+        self.untouched = pixels.shape[2:] == (side, side) and _untouched(p, side)
+        self.large = torch.zeros_like(p.flip)
+        if self.on_cpu:
+            self.large = (size.amax(1) > MATRIX_LIMIT) | (p.window[:, :2].amax(1) > 2 * MATRIX_LIMIT)
+        self.some_large = bool(self.large.any())
+        self.numbers = (
+            list(zip(*(x.tolist() for x in (p.box, p.window, p.flip, self.large)))) if self.some_large else []
+        )
+
+    def into(self, views: Float[Tensor, "c n s s"], rows: slice | Tensor) -> None:
+        """Write the crops of some of the pictures."""
+        pixels = self.pixels[rows]
+        if self.untouched:
+            views.copy_(pixels.transpose(0, 1))
+        elif not self.on_cpu:
+            _by_matrices(pixels, self.p[rows], views)
+        elif not self.some_large:
+            _by_matrices(_trimmed(pixels, self.size[rows]), self.p[rows], views)
         else:
-            _one_by_one(pixels, p, (~small).nonzero()[:, 0].tolist(), views)
-            rows = small.nonzero()[:, 0]
-            if len(rows):
-                chosen = torch.empty_like(views[:, rows])
-                _by_matrices(_trimmed(pixels[rows], size[rows]), p[rows], chosen)
-                views[:, rows] = chosen
+            chosen = self.numbers[rows] if isinstance(rows, slice) else [self.numbers[i] for i in rows.tolist()]
+            for i, (box, window, flip, large) in enumerate(chosen):
+                if large:
+                    _one(pixels[i : i + 1], box, window, flip, views[:, i])
+            small = (~self.large[rows]).nonzero()[:, 0]
+            if len(small):
+                crops = torch.empty_like(views[:, small])
+                _by_matrices(_trimmed(pixels[small], self.size[rows][small]), self.p[rows][small], crops)
+                views[:, small] = crops
 
 
 def _untouched(p: Parameters, side: int) -> bool:
@@ -60,21 +75,19 @@ def _trimmed(pixels: Tensor, size: Tensor) -> Tensor:
     return F.pad(pixels, (0, width - pixels.shape[3], 0, height - pixels.shape[2]))
 
 
-def _one_by_one(pixels: Tensor, p: Parameters, rows: list[int], views: Tensor) -> None:
-    side = views.shape[-1]
-    boxes, windows, flips = p.box.tolist(), p.window.tolist(), p.flip.tolist()
-    for i in rows:
-        top, left, height, width = boxes[i]
-        *full, window_top, window_left = windows[i]
-        crop = pixels[i : i + 1, :, top : top + height, left : left + width]
-        # torch resizes pictures in H, W, C order about twice as fast, and many rows faster after than before columns.
-        crop = crop.contiguous(memory_format=torch.channels_last)
-        if 4 * height > 5 * full[0]:
-            crop = F.interpolate(crop, size=[full[0], width], mode="bilinear", antialias=True)
-        crop = F.interpolate(crop, size=full, mode="bilinear", antialias=True)[0]
-        crop = crop[:, window_top : window_top + side, window_left : window_left + side]
-        # To planes while it is uint8, and to floats then: both at once take half as long again.
-        views[:, i].copy_((crop.flip(-1) if flips[i] else crop).contiguous())
+def _one(pixels: Tensor, box: list[int], window: list[int], flip: bool, view: Float[Tensor, "c s s"]) -> None:
+    top, left, height, width = box
+    *full, window_top, window_left = window
+    side = view.shape[-1]
+    # torch resizes pictures in H, W, C order about twice as fast, and many rows faster after than before columns.
+    crop = pixels[:, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+    if 4 * height > 5 * full[0]:
+        crop = F.interpolate(crop, size=[full[0], width], mode="bilinear", antialias=True)
+    crop = F.interpolate(crop, size=full, mode="bilinear", antialias=True)[0]
+    crop = crop[:, window_top : window_top + side, window_left : window_left + side]
+    # To planes while it is uint8, and to floats then: both at once take half as long again.
+    planes = crop.contiguous()
+    view.copy_(planes.flip(-1) if flip else planes)
 
 
 def _by_matrices(pixels: Tensor, p: Parameters, views: Tensor) -> None:
@@ -113,37 +126,45 @@ def _filter(
     return weight.mul_(weight.sum(-1, keepdim=True).reciprocal_())
 
 
-def blur_bands(sigma: Float[Tensor, " b"], largest: float, side: int) -> Float[Tensor, "b k t"]:
-    """Gaussian kernels as banded matrices: the `_TILE` entries in a row of a blurred view from the _TILE + 2 radius ones
-    around them. `largest`: sigma there can be; 0 is the identity.
+class Blur:
+    """The Gaussian blurs of a batch, where sigma > 0, reflected at the borders (torchvision's gaussian_blur).
 
-    A kernel is 2 * (side // 20) + 1 wide (SimCLR: a tenth of the view), but no wider than 3.5 times the largest sigma to
-    each side. In float64 for the reason given in `views.sample`.
+    A kernel is 2 * (side // 20) + 1 wide (SimCLR: a tenth of the view), but no wider than 3.5 sigma (rounded up) to each
+    side. `largest`: sigma there can be.
+
+    Blurring is a product with banded matrices over short tiles, where a sum of shifted pictures would go through memory
+    twice for each weight. `bands` [B, K, _TILE]: the _TILE entries in a row of a blurred view from the _TILE + 2 radius
+    ones around them.
     """
-    radius = min(side // 20, math.ceil(_BLUR_REACH * largest))
-    at = torch.arange(-radius, _TILE + radius, device=sigma.device, dtype=torch.float64)
-    distance = (at[:, None] - at[radius : radius + _TILE]).abs()
-    weights = torch.exp(-0.5 * (distance / sigma.double().clamp_min(1e-3)[:, None, None]) ** 2) * (distance <= radius)
-    return (weights / weights.sum(1, keepdim=True)).float()
+
+    def __init__(self, sigma: Float[Tensor, " b"], largest: float, side: int) -> None:
+        self.sigma = sigma
+        self.radius = radius = min(side // 20, math.ceil(_BLUR_REACH * largest))
+        # In float64 for the reason given in `views.sample`.
+        at = torch.arange(-radius, _TILE + radius, device=sigma.device, dtype=torch.float64)
+        distance = (at[:, None] - at[radius : radius + _TILE]).abs()
+        width = sigma.double().clamp_min(1e-3)[:, None, None]
+        reach = (_BLUR_REACH * width).ceil().clamp_max(radius)
+        weights = torch.exp(-0.5 * (distance / width) ** 2) * (distance <= reach)
+        self.bands = (weights / weights.sum(1, keepdim=True)).float()
+
+    def on(self, views: Float[Tensor, "c n s s"], rows: slice | Tensor) -> None:
+        """Blur the views of some rows in place."""
+        sigma, bands = self.sigma[rows], self.bands[rows]
+        if self.radius == 0:
+            return
+        if views.device.type == "cpu":  # one by one they stay in cache, tiles are views, and bands have no zero rows
+            for i, width in enumerate(sigma.tolist()):
+                if width > 0:
+                    zeros = max(0, self.radius - math.ceil(_BLUR_REACH * width))
+                    _blur_(views[:, i : i + 1], bands[i : i + 1, zeros : bands.shape[1] - zeros])
+        elif len(chosen := (sigma > 0).nonzero()[:, 0]):
+            blurred = views[:, chosen]
+            _blur_(blurred, bands[chosen])
+            views[:, chosen] = blurred
 
 
-def blur_(views: Float[Tensor, "c b s s"], sigma: Float[Tensor, " b"], bands: Float[Tensor, "b k t"]) -> None:
-    """Gaussian blur in place where sigma > 0, reflected at the borders (torchvision's gaussian_blur).
-
-    As matrix products over short tiles: a sum of shifted pictures would go through memory twice for each weight.
-    """
-    rows = (sigma > 0).nonzero()[:, 0]
-    if bands.shape[1] == bands.shape[2]:  # kernels of one pixel
-        return
-    if views.device.type == "cpu":
-        for row in rows.tolist():  # one by one they stay in cache, and a tile is a view of its picture
-            one = slice(row, row + 1)
-            views[:, one] = _blurred(views[:, one], bands[one])
-    elif len(rows):
-        views[:, rows] = _blurred(views[:, rows], bands[rows])
-
-
-def _blurred(x: Float[Tensor, "c n s s"], bands: Float[Tensor, "n k t"]) -> Float[Tensor, "c n s s"]:
+def _blur_(x: Float[Tensor, "c n s s"], bands: Float[Tensor, "n k t"]) -> None:
     c, n, side, _ = x.shape
     k, t = bands.shape[1:]
     radius, beyond = (k - t) // 2, -side % t
@@ -153,5 +174,9 @@ def _blurred(x: Float[Tensor, "c n s s"], bands: Float[Tensor, "n k t"]) -> Floa
         torch.matmul(bands.mT[:, None], plane.unfold(1, k, t).mT, out=out.unflatten(1, (-1, t)))
     padded = F.pad(columns[:, :, :side], (radius, radius + beyond, 0, 0), mode="reflect")
     tiles = padded.transpose(0, 1).flatten(1, 2).unfold(2, k, t).transpose(1, 2)
-    rows = torch.matmul(tiles, bands[:, None]).transpose(1, 2).reshape(n, c, side, -1)
-    return rows[..., :side].transpose(0, 1)
+    target = x.transpose(0, 1)
+    whole = beyond == 0 and target.is_contiguous()
+    rows = target if whole else x.new_empty(n, c, side, side + beyond)
+    torch.matmul(tiles, bands[:, None], out=rows.view(n, c * side, -1, t).transpose(1, 2))
+    if not whole:
+        target.copy_(rows[..., :side])
