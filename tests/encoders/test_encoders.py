@@ -3,14 +3,17 @@
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 
 from selftaught.encoders import EncoderConfig, build, choose
-from selftaught.encoders.timm_models import SMALL, patch_for
+from selftaught.encoders.build import load_weights
+from selftaught.encoders.timm_models import SMALL, ViTEncoder, patch_for
 from selftaught.errors import UserError
 
 
@@ -75,6 +78,21 @@ def test_weights_from_a_local_file(tmp_path: Path, suffix: str, prefix: str) -> 
         save_file(tensors, file)
     encoder = build(EncoderConfig("resnet18", 224, weights=str(file)))
     assert torch.equal(encoder.state_dict()["model.conv1.weight"], source.state_dict()["conv1.weight"])
+
+
+def test_weights_of_a_transformer_for_another_picture_size(tmp_path: Path) -> None:
+    """As timm's own reader makes them fit; a file of another width is refused."""
+    options: dict[str, Any] = {"embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 0}
+    source = timm.create_model("vit_tiny_patch16_224", img_size=96, **options)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    target = timm.create_model("vit_tiny_patch16_224", img_size=64, **options)
+    expected = checkpoint_filter_fn(source.state_dict(), target)["pos_embed"]
+    encoder = ViTEncoder(EncoderConfig("vit_tiny_patch16_224", 64), target)
+    load_weights(encoder, tmp_path / "w.safetensors")
+    assert torch.equal(encoder.state_dict()["model.pos_embed"], expected)
+    wider = timm.create_model("vit_tiny_patch16_224", img_size=96, **{**options, "embed_dim": 64})
+    with pytest.raises(UserError, match="do not fit encoder"):
+        load_weights(ViTEncoder(EncoderConfig("vit_tiny_patch16_224", 96), wider), tmp_path / "w.safetensors")
 
 
 class Payload:

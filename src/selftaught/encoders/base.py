@@ -45,6 +45,10 @@ class Encoder(nn.Module):
         """Encode a batch; `keep` only where "keep" is among the abilities."""
         raise NotImplementedError
 
+    def adapted(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of this network, by their names in it, from one that was built for inputs of another size."""
+        return weights
+
     def layer_of(self, name: str) -> int:
         """Depth of the parameter called `name`, 0 (input) to `depth` (output): what layer-wise decay counts by."""
         raise NotImplementedError

@@ -50,14 +50,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_weights(encoder: Encoder, path: Path) -> None:
     """Fill an encoder from a file; its names may start with `encoder.`, `model.`, `module.` or `backbone.`."""
     own = encoder.state_dict()
-    found = {}
+    given = {}
     for name, value in read_weights(path).items():
         bare = name
         for prefix in ("module.", "encoder.", "backbone.", "model."):
             bare = bare.removeprefix(prefix)
-        target = f"model.{bare}"
-        if target in own and own[target].shape == value.shape:
-            found[target] = value
+        given[f"model.{bare}"] = value
+    adapted = encoder.adapted(given)
+    found = {name: value for name, value in adapted.items() if name in own and own[name].shape == value.shape}
     missing = sorted(set(own) - set(found))
     if missing:
         raise UserError(

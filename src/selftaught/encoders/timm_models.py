@@ -1,12 +1,13 @@
 """timm models as encoders: any name, with stems and patches that fit small pictures."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, cast
 
 import timm
 import torch
-from timm.layers import build_sincos2d_pos_embed
+from timm.layers import build_sincos2d_pos_embed, resample_abs_pos_embed
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -184,6 +185,24 @@ class ViTEncoder(TimmEncoder):
         rows, columns = patches.grid_size
         self.grid = (rows, columns)
         self.patch = patches.patch_size[0]
+
+    def adapted(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Position embeddings of another grid are resampled (ViT, Dosovitskiy et al. 2021, section 3.2)."""
+        own, given = self.model.pos_embed, weights.get("model.pos_embed")
+        if (
+            own is None
+            or given is None
+            or own.shape == given.shape
+            or given.ndim != 3
+            or given.shape[2] != own.shape[2]
+        ):
+            return weights
+        prefix = own.shape[1] - self.grid[0] * self.grid[1]
+        side = math.isqrt(given.shape[1] - prefix)
+        if side * side != given.shape[1] - prefix:  # not a square grid, or other prefix tokens: no fit
+            return weights
+        resampled = resample_abs_pos_embed(given, list(self.grid), (side, side), num_prefix_tokens=prefix)
+        return {**weights, "model.pos_embed": resampled}
 
     def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Encoded:
         """tokens [B, N or K, D] are patches only; class and register tokens are read by `pooled`."""

@@ -45,6 +45,8 @@ class HealthMonitor:
         self.scored = self.held[: min(batch, len(held))]
         self.history: list[HealthRow] = []
         self.projected: list[HealthRow] = []
+        self.losses: list[float] = []
+        self.read = 0  # bytes of log.jsonl that are in `losses`
 
     def look(self, trainer: Any, step: int, run: Any, meter: Any) -> str | None:
         """Measure, log, and raise an alarm in words where the figures call for one. Every rank calls it."""
@@ -64,8 +66,9 @@ class HealthMonitor:
         if not run.writes:
             return None
         run.append("health.jsonl", {**dataclasses.asdict(row), **more})
-        losses = [r["loss"] for r in run.rows("log.jsonl")]
-        alarm = diagnose(self.history, losses, self.chance) or diagnose(self.projected, losses)
+        news, self.read = run.rows_after("log.jsonl", self.read)
+        self.losses += [r["loss"] for r in news]
+        alarm = diagnose(self.history, self.losses, self.chance) or diagnose(self.projected, self.losses)
         if alarm is not None and alarm.kind not in {r["name"] for r in run.rows("alarms.jsonl")}:
             words = {"seen": alarm.seen, "cause": alarm.cause, "remedy": alarm.remedy}
             run.append("alarms.jsonl", {"step": step, "name": alarm.kind, **words})

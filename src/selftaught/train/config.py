@@ -1,6 +1,7 @@
 """The settings of the training loop."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal
 
 from selftaught.errors import UserError
@@ -15,6 +16,7 @@ class TrainConfig:
     precision: "fp32" or "bf16" (autocast). strategy: how ranks share the model, "ddp" or "fsdp".
     ema: decay of an averaged copy of the encoder, which then is the result; None for none.
     save_every, keep: steps between checkpoints, how many of the last are kept. health_every: steps between measures.
+    tensorboard: write the logs as TensorBoard's event files as well (needs selftaught[log]).
     threads: CPU threads a rank; part of the recipe because sums depend on it to the last bit.
     """
 
@@ -29,6 +31,7 @@ class TrainConfig:
     save_every: int = 200
     keep: int = 2
     health_every: int = 25
+    tensorboard: bool = False
     workers: int = 1
     threads: int = 1
     world: int = 1
@@ -43,6 +46,8 @@ class TrainConfig:
             raise UserError(f"setting 'train.workers' is {self.workers}; it must be 0 (no loader thread) or more")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise UserError(f"setting 'train.ema' is {self.ema}; it must be in [0, 1), such as 0.99")
+        if self.tensorboard and find_spec("tensorboard") is None:
+            raise UserError("setting 'train.tensorboard' needs the package tensorboard: pip install 'selftaught[log]'")
         # Micro-batches of unequal size would not average to the gradient of the batch.
         if self.batch % (self.accumulate * self.world) and self.batch % self.world == 0:
             raise UserError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class RunFolder:
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path, self.writes = path, writes
+        self.mirror: Callable[[str, dict[str, Any]], None] | None = None  # told each line that `append` writes
 
     @property
     def checkpoints(self) -> Path:
@@ -69,6 +71,8 @@ class RunFolder:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:
             raise disk.disk_error(error, self.path / name) or error from error
+        if self.mirror is not None and name in LOGS:
+            self.mirror(name, row)
 
     def log_sizes(self) -> dict[str, int]:
         """Bytes of each log, flushed to disk: what belongs to the checkpoint about to be written."""
@@ -89,13 +93,20 @@ class RunFolder:
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The lines of a log; a last line cut short by a crash is left out."""
+        return self.rows_after(name, 0)[0]
+
+    def rows_after(self, name: str, start: int) -> tuple[list[dict[str, Any]], int]:
+        """The lines of a log from byte `start` on, and where they end: for those who follow a growing log."""
         file = self.path / name
         if not file.exists():
-            return []
+            return [], start
         rows = []
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        with file.open("rb") as stream:
+            stream.seek(start)
+            for line in stream:
+                try:
+                    rows.append(json.loads(line))
+                except ValueError:
+                    break
+                start += len(line)
+        return rows, start

@@ -17,6 +17,7 @@ from selftaught.batch import Batch, Step
 from selftaught.ema import EMA
 from selftaught.errors import RunStopped
 from selftaught.train import checkpoint, distributed, state
+from selftaught.train.board import mirrored
 from selftaught.train.config import TrainConfig
 from selftaught.train.distributed import Ranks
 from selftaught.train.folder import RunFolder
@@ -218,7 +219,8 @@ def fit(
     config, first = trainer.config, trainer.step
     start, saved = time.monotonic(), first or None
     best: int | None = None
-    with Stop() as stop, Meter(what, config.steps, first, quiet or not trainer.ranks.first) as meter:
+    board = mirrored(run, first) if config.tensorboard else contextlib.nullcontext()
+    with Stop() as stop, board, Meter(what, config.steps, first, quiet or not trainer.ranks.first) as meter:
         try:
             if first == 0:
                 _look(watchers, trainer, run, meter)
