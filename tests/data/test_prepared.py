@@ -5,11 +5,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from pictures import encoded, folder, pixels, save
 
 from selftaught.data import cache as cache_room
 from selftaught.data import open_data, opening, prepare
 from selftaught.errors import RunStopped, UserError
+from selftaught.workflow.evaluate import Split, readable
+from selftaught.workflow.prepare import fetcher
 
 
 def everything(root):
@@ -175,6 +178,7 @@ class TestDirect:
             batch = source.fetch(np.array([38, 39, 1]))
             for row, seed in enumerate((0, 0, 1)):
                 np.testing.assert_array_equal(batch["pixels"][row].permute(1, 2, 0).numpy(), pixels(seed))
+        assert source.actual(np.array([38, 39, 1])).tolist() == [0, 0, 1]
         assert sorted(name for name, _ in source.skipped) == ["038.png", "039.png"]
         assert dict(source.skipped)["039.png"] == "no such file"
 
@@ -183,6 +187,21 @@ class TestDirect:
         part = open_data(root, cache=False).subset(np.array([4, 9, 2]))
         (root / "009.png").unlink()
         np.testing.assert_array_equal(part.fetch(np.array([1]))["pixels"][0].permute(1, 2, 0).numpy(), pixels(2))
+
+    def test_labels_and_figures_follow_the_picture_that_was_read(self, tmp_path):
+        for name in "ab":
+            folder(tmp_path / name, 20)
+        source = open_data(tmp_path, cache=False)
+        fetch = fetcher(source, np.arange(40), seed=0, labels=True)
+        (tmp_path / "a" / "019.png").unlink()
+        (tmp_path / "b" / "019.png").unlink()
+        assert fetch(np.array([18, 19, 39]), 0).labels.tolist() == [0, 1, 0]
+        parts = Split(source, np.arange(20), source, np.arange(20, 40), {})
+        matrices = {"raw": (torch.arange(20)[:, None], torch.arange(20, 40)[:, None])}
+        parts, matrices = readable(parts, matrices)
+        assert parts.protocol == {"left_out_as_unreadable": 2}
+        assert matrices["raw"][0][:, 0].tolist() == parts.train_index.tolist() == list(range(19))
+        assert matrices["raw"][1][:, 0].tolist() == parts.test_index.tolist() == list(range(20, 39))
 
     def test_a_lost_disk_stops_the_run(self, tmp_path):
         root = folder(tmp_path, 10)

@@ -3,7 +3,7 @@
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -38,6 +38,10 @@ class PixelStore(ABC):
 
     @abstractmethod
     def gather(self, rows: np.ndarray, index: np.ndarray) -> Pictures: ...
+
+    def actual(self, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """`index`, with the positions that stand in for pictures that failed."""
+        return index
 
 
 class EqualStore(PixelStore):
@@ -83,11 +87,21 @@ class DirectStore(PixelStore):
     def gather(self, rows: np.ndarray, index: np.ndarray) -> Pictures:
         return on_canvas(list(self._pool.map(lambda i: self._load(rows, int(i)), index)), self._channels)
 
-    def _load(self, rows: np.ndarray, index: int) -> np.ndarray:
+    def actual(self, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+        if not self._failed:
+            return index
+        return np.array([next(self._good(rows, int(i)), int(i)) for i in index], dtype=np.int64)
+
+    def _good(self, rows: np.ndarray, index: int) -> Iterator[int]:
+        """Positions from `index` on, round about, of pictures that have not failed."""
         for step in range(len(rows)):
-            row = int(rows[(index + step) % len(rows)])
-            if row in self._failed:
-                continue
+            position = (index + step) % len(rows)
+            if int(rows[position]) not in self._failed:
+                yield position
+
+    def _load(self, rows: np.ndarray, index: int) -> np.ndarray:
+        for position in self._good(rows, index):
+            row = int(rows[position])
             try:
                 pixels = self._loader.load(row)[0]
                 if len(pixels) > self._channels:
@@ -157,6 +171,9 @@ class ImageSource(Source):
     def fetch(self, index: np.ndarray) -> dict[str, Tensor]:
         pixels, size = self._store.gather(self._rows, index)
         return {"pixels": pixels, "size": size}
+
+    def actual(self, index: np.ndarray) -> np.ndarray:
+        return self._store.actual(self._rows, index)
 
     def subset(self, index: np.ndarray) -> "ImageSource":
         index = np.arange(len(self))[index]  # also refuses positions out of range

@@ -128,6 +128,9 @@ class _Rerouted(PixelStore):
     def gather(self, rows: np.ndarray, index: np.ndarray) -> Pictures:
         return self.store.gather(self.kept[rows], index)
 
+    def actual(self, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+        return self.store.actual(self.kept[rows], index)
+
 
 def prepare(
     loader: Loader,

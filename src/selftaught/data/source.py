@@ -50,6 +50,10 @@ class Source(ABC):
     def subset(self, index: np.ndarray) -> "Source":
         """The samples at positions `index`, in that order, as a source of their own; nothing is copied."""
 
+    def actual(self, index: np.ndarray) -> np.ndarray:
+        """The positions whose content `fetch` gave for `index`: others where a sample can no longer be read."""
+        return index
+
     @property
     def fingerprint(self) -> str:
         """The data hash, 32 hexadecimal digits: a function of the samples' hashes and labels, in order."""

@@ -1,6 +1,6 @@
 """evaluate: what is an encoder worth, beside random initialisation and raw features?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,20 @@ def feature_sets(
     return matrices
 
 
+def readable(
+    parts: Split, matrices: dict[str, tuple[Tensor, Tensor]]
+) -> tuple[Split, dict[str, tuple[Tensor, Tensor]]]:
+    """Without the samples that could not be read when their turn came: their features are another sample's."""
+    train, test = parts.train_index, parts.test_index
+    kept = parts.train.actual(train) == train, parts.test.actual(test) == test
+    if kept[0].all() and kept[1].all():
+        return parts, matrices
+    rows = [torch.from_numpy(k) for k in kept]
+    fewer = {name: (both[0][rows[0]], both[1][rows[1]]) for name, both in matrices.items()}
+    protocol = {**parts.protocol, "left_out_as_unreadable": int((~kept[0]).sum() + (~kept[1]).sum())}
+    return replace(parts, train_index=train[kept[0]], test_index=test[kept[1]], protocol=protocol), fewer
+
+
 def evaluate(
     run: Path,
     data: Any,
@@ -183,6 +197,7 @@ def evaluate(
     loaded = bundle.load(run)
     parts = split(data, train, seen_hashes(run), loaded.encoder.config.size, quiet)
     matrices = feature_sets(loaded, parts, against, torch.device(pick_device(device)), quiet)
+    parts, matrices = readable(parts, matrices)
     assert parts.train.labels is not None
     assert parts.test.labels is not None
     question = [loaded.info.get("recipe_hash"), parts.protocol, parts.train.fingerprint, parts.test.fingerprint]

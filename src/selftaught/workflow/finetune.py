@@ -157,7 +157,8 @@ def _probabilities(task: Classify, source: Source, index: np.ndarray, device: to
 def _correct(task: Classify, parts: Split, device: torch.device) -> torch.Tensor:
     assert parts.test.labels is not None
     found = _probabilities(task, parts.test, parts.test_index, device).argmax(1)
-    return found == torch.from_numpy(parts.test.labels[parts.test_index])
+    readable = parts.test.actual(parts.test_index) == parts.test_index
+    return (found == torch.from_numpy(parts.test.labels[parts.test_index]))[torch.from_numpy(readable)]
 
 
 def _save(task: Classify, folder: Path, classes: list[str], info: dict[str, Any]) -> None:
@@ -186,8 +187,11 @@ def predict(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
     with Meter("predict", len(source), quiet=quiet) as meter:
         probabilities = _probabilities(task, source, np.arange(len(source)), where)
         meter.update(len(source))
-    best = probabilities.max(1)
-    names = [source.names[i] for i in range(len(source))]
+    here = np.flatnonzero(source.actual(np.arange(len(source))) == np.arange(len(source)))
+    if len(here) < len(source):
+        say(f"{len(source) - len(here)} samples could not be read any more and are left out")
+    best = probabilities[torch.from_numpy(here)].max(1)
+    names = [source.names[int(i)] for i in here]
     found = [classes[i] for i in best.indices.tolist()]
     with disk.replacing(out) as temporary:
         if out.suffix == ".parquet":

@@ -114,9 +114,10 @@ def fetcher(source: Source, index: np.ndarray, seed: int, labels: bool = False) 
 
     def fetch(positions: np.ndarray, step: int) -> Batch:
         chosen = index[positions]
-        known = source.labels is not None and labels
-        target = torch.from_numpy(source.labels[chosen]) if known and source.labels is not None else None
-        return Batch(source.fetch(chosen), torch.from_numpy(chosen), seed, step, target)
+        inputs, target = source.fetch(chosen), None
+        if labels and source.labels is not None:
+            target = torch.from_numpy(source.labels[source.actual(chosen)])
+        return Batch(inputs, torch.from_numpy(chosen), seed, step, target)
 
     return fetch
 
