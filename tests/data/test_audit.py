@@ -5,8 +5,9 @@ import pytest
 from pictures import encoded, folder, pixels, save
 
 from selftaught.data import open_data
-from selftaught.data.audit import audit, rotation_accuracy, suits
+from selftaught.data.audit import audit, offers, rotation_accuracy
 from selftaught.data.similar import MIN_CORRELATION, dhash, groups, near_pairs, thumbnails
+from selftaught.pretext import available, find
 
 
 def test_thumbnails_are_area_averages_of_the_true_picture(tmp_path):
@@ -99,16 +100,20 @@ def test_rotation_accuracy_needs_an_upright_side():
     assert rotation_accuracy(noise[:39]) is None
 
 
-def test_suits():
+def test_offers():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 100, (400, 12, 12), dtype=np.uint8)
-    fits = {name: (ok, why) for name, ok, why in suits(audit(open_data(noise)))}
-    assert fits["simclr"][0]
-    assert fits["mae"] == (False, "12 px on the short side; patches to hide need 16 or more")
-    assert not fits["rotation"][0]
-    assert "no upright side" in fits["rotation"][1]
+    found = offers(audit(open_data(noise)))
+    assert found["variety"] == (True, "400 different pictures")
+    assert found["patches"] == (False, "12 px on the short side; patches to hide need 16 or more")
+    assert not found["upright"][0]
+    assert "no upright side" in found["upright"][1]
     sky = np.clip(noise[:100].repeat(2, axis=2) + np.linspace(150, 0, 12).astype(np.uint8)[:, None], 0, 255)
-    fits = {name: ok for name, ok, _ in suits(audit(open_data(sky.repeat(2, axis=1))))}
-    assert fits["rotation"]
-    assert fits["mae"]
-    assert not fits["simclr"]
+    found = offers(audit(open_data(sky.repeat(2, axis=1))))
+    assert {name: there for name, (there, _) in found.items()} == {"variety": False, "patches": True, "upright": True}
+
+
+def test_tasks_want_what_data_can_offer():
+    rng = np.random.default_rng(0)
+    known = set(offers(audit(open_data(rng.integers(0, 255, (4, 8, 8), dtype=np.uint8)))))
+    assert all(find(name).wants <= known for name in available())

@@ -154,8 +154,12 @@ def _turned(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x, np.repeat(np.arange(4), len(grey))
 
 
-def suits(found: Audit) -> list[tuple[str, bool, str]]:
-    """(pretext, suits, reason) for each image pretext: what the data allows, not which is best."""
+def offers(found: Audit) -> dict[str, tuple[bool, str]]:
+    """Whether the data has what a pretext task may want of it (`Pretext.wants`), and what it has.
+
+    variety: a few hundred different samples, to tell apart. patches: pictures large enough to hide parts of, and a
+    hundred of them. upright: an upright side that can be seen.
+    """
     side = min(found.height[1], found.width[1])
     unique = found.samples - found.exact_extra
     enough = unique >= 300
@@ -164,16 +168,19 @@ def suits(found: Audit) -> list[tuple[str, bool, str]]:
     patches = f"{side} px on the short side" + ("" if wide else "; patches to hide need 16 or more")
     turns = found.rotation_accuracy
     if turns is None:
-        rotation = (False, f"{found.samples} pictures are too few to tell whether they have an upright side")
+        upright = (False, f"{found.samples} pictures are too few to tell whether they have an upright side")
     elif turns >= _ROTATION_FLOOR:
-        rotation = (True, f"pictures have an upright side: a linear model tells four rotations apart in {turns:.0%}")
+        upright = (True, f"pictures have an upright side: a linear model tells four rotations apart in {turns:.0%}")
     else:
-        rotation = (
+        upright = (
             False,
             f"no upright side is visible: a linear model tells four rotations apart in {turns:.0%} (chance 25%)",
         )
-    return [
-        *((name, enough, many) for name in ("simclr", "moco", "byol", "vicreg", "dino")),
-        ("mae", wide and unique >= 100, patches if unique >= 100 else f"{unique} different pictures; 100 are needed"),
-        ("rotation", *rotation),
-    ]
+    return {
+        "variety": (enough, many),
+        "patches": (
+            wide and unique >= 100,
+            patches if unique >= 100 else f"{unique} different pictures; 100 are needed",
+        ),
+        "upright": upright,
+    }

@@ -20,6 +20,7 @@ class Pretext(nn.Module, ABC):
         family, paper: for the lists a user reads.
         kinds: kinds of data it works on.
         needs: abilities its encoder must have (see Encoder.abilities).
+        wants: what the data should offer, in the words of `data.audit.offers`; `selftaught inspect` says whether it does.
         supervised: whether it reads labels. A contract test changes the labels and demands the same loss otherwise.
         small_machine: settings that replace the paper's where there is no GPU: published ones are for hundreds of epochs.
         splits_batch: whether micro-batches of an accumulated step give the same gradient as the whole batch; not so for
@@ -31,6 +32,7 @@ class Pretext(nn.Module, ABC):
     paper: ClassVar[str]
     kinds: ClassVar[frozenset[str]] = frozenset({"image"})
     needs: ClassVar[frozenset[str]] = frozenset()
+    wants: ClassVar[frozenset[str]] = frozenset()
     supervised: ClassVar[bool] = False
     small_machine: ClassVar[dict[str, Any]] = {}
     splits_batch: ClassVar[bool] = True

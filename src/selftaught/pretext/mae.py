@@ -53,6 +53,7 @@ class MAE(Pretext):
     family = "masked"
     paper = "He et al. 2022, arXiv:2111.06377"
     needs = frozenset({"keep"})
+    wants = frozenset({"patches"})
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)

@@ -33,6 +33,7 @@ class Rotation(Pretext):
 
     family = "predictive"
     paper = "Gidaris et al. 2018, arXiv:1803.07728"
+    wants = frozenset({"upright"})
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)

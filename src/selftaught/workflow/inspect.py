@@ -6,14 +6,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from selftaught.bundle import modality_from_json
 from selftaught.data import holdout
-from selftaught.data.audit import Audit, audit, suits
+from selftaught.data.audit import Audit, audit, offers
 from selftaught.data.cache import show_bytes
 from selftaught.errors import UserError
+from selftaught.pretext import available, find
 from selftaught.train.distributed import Ranks
 from selftaught.train.progress import clock
 from selftaught.workflow.prepare import open_source, pick_device
-from selftaught.workflow.pretrain import Request, measure, resolve
+from selftaught.workflow.pretrain import Request, build_task, disk_bytes, measure, resolve
 
 _EPOCHS = 100
 
@@ -26,7 +28,14 @@ def inspect(data: Any, other: Any, cost: bool, quiet: bool) -> dict[str, Any]:
     second = None if other is None else open_source(other, limit, quiet)
     found = audit(source, second)
     tasks = []
-    for name, fits, reason in suits(found):
+    offered = offers(found)
+    for name in sorted(available()):
+        task = find(name)
+        if source.kind not in task.kinds:
+            continue
+        asked = [offered[want] for want in sorted(task.wants)]
+        fits = all(there for there, _ in asked)
+        reason = "; ".join(why for there, why in asked if fits or not there) or "asks nothing in particular of the data"
         row: dict[str, Any] = {"task": name, "suits": fits, "reason": reason}
         if cost and fits:
             row |= _cost(name, source, device)
@@ -46,6 +55,7 @@ def _cost(pretext: str, source: Any, device: str) -> dict[str, Any]:
         train, _ = holdout(source, request.holdout)
         recipe = resolve(request, source, train, device, Ranks(), lambda line: None)
         seconds, memory = measure(recipe, source, train, Ranks())
+        disk = disk_bytes(build_task(recipe, modality_from_json(recipe.kind, recipe.modality)), recipe.train)
     except UserError as error:
         return {"cost": str(error)}
     steps = _EPOCHS * (len(train) // recipe.train.batch)
@@ -54,6 +64,7 @@ def _cost(pretext: str, source: Any, device: str) -> dict[str, Any]:
         "batch": recipe.train.batch,
         "seconds_per_step": round(seconds, 4),
         "memory_bytes": round(memory),
+        "disk_bytes": disk,
         "epochs": _EPOCHS,
         "seconds": round(seconds * steps, 1),
     }
@@ -88,7 +99,8 @@ def _print(found: Audit, tasks: list[dict[str, Any]]) -> None:
         if "seconds" in row:
             cost = (
                 f"{row['encoder']}, batch {row['batch']}: {row['seconds_per_step']:.2f} s a step, "
-                f"{show_bytes(row['memory_bytes'])}; {row['epochs']} epochs in {clock(row['seconds'])}"
+                f"{show_bytes(row['memory_bytes'])} of memory, {show_bytes(row['disk_bytes'])} of disk; "
+                f"{row['epochs']} epochs in {clock(row['seconds'])}"
             )
         table.add_row(Text(row["task"]), "yes" if row["suits"] else "no", Text(row["reason"]), Text(cost))
     out.print(table)
