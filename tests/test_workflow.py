@@ -14,9 +14,10 @@ from unittest import mock
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_limits
 
 import selftaught
@@ -329,3 +330,16 @@ def test_inspect_counts_what_lies_there(data: Path) -> None:
     said = runs.succeed("inspect", data, "--no-cost")
     assert f"{N + 3} with 3 channels" in said.out
     assert "3 exact copies" in said.out
+
+
+def test_a_run_that_began_with_weights_needs_them_no_more(data: Path, tmp_path: Path) -> None:
+    source, file, run = timm.create_model("resnet18", num_classes=0), tmp_path / "w.safetensors", tmp_path / "run"
+    save_file(source.state_dict(), file)
+    words = ["--encoder", "resnet18", "--weights", file, "--set", "optim.lr=1e-30", "--steps", 1, "--batch", 8]
+    runs.succeed("pretrain", data, *words, "--out", run)
+    file.unlink()
+    bundle = selftaught.load(run)
+    assert torch.equal(bundle.encoder.state_dict()["model.conv1.weight"], source.state_dict()["conv1.weight"])
+    runs.succeed("evaluate", run, data, "--labels", 5, "--draws", 2, "--quiet")
+    rows = json.loads((run / "evaluation.json").read_text())["rows"]
+    assert {row["features"] for row in rows} == {"pretrained", "random_init", "raw"}

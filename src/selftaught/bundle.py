@@ -110,8 +110,7 @@ def load(path: Path) -> Bundle:
     config = load_json(folder / "config.json")
     encoder_config = from_json(EncoderConfig, config.get("encoder"), "encoder")
     # The weights come from the bundle, so neither the hub nor the file they once came from is asked again.
-    plain = EncoderConfig(**{**to_json(encoder_config), "weights": None})
-    encoder = build(plain)
+    encoder = build(encoder_config.bare())
     try:
         tensors = load_file(folder / WEIGHTS)
         encoder.load_state_dict({f"model.{name}": value for name, value in tensors.items()})

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 
-from selftaught.encoders import EncoderConfig, build, choose
+from selftaught.encoders import EncoderConfig, build, choose, named
 from selftaught.encoders.build import load_weights
 from selftaught.encoders.timm_models import SMALL, ViTEncoder, patch_for
 from selftaught.errors import UserError
@@ -137,10 +137,27 @@ def test_hub_names_read_the_hub_cache(tmp_path: Path, monkeypatch: pytest.Monkey
     (snapshot / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    encoder = build(EncoderConfig("hf-hub:me/tiny", 64))
+    encoder = build(named("hf:me/tiny", 64))
     assert torch.equal(encoder.state_dict()["model.conv1.0.weight"], source.state_dict()["conv1.0.weight"])
-    with pytest.raises(UserError, match="cannot be built"):
-        build(EncoderConfig("hf-hub:me/absent", 64))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "elsewhere"))
+    random = build(encoder.config.bare()).state_dict()  # asks no hub
+    assert {k: v.shape for k, v in random.items()} == {k: v.shape for k, v in encoder.state_dict().items()}
+    assert not torch.equal(random["model.conv1.0.weight"], source.state_dict()["conv1.0.weight"])
+    with pytest.raises(UserError, match="'hf:me/tiny' cannot be read as a timm model"):
+        named("hf:me/tiny", 64)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_weights_decide_the_architecture_and_outlive_their_file(tmp_path: Path, name: str) -> None:
+    """A published stem or patch stays when its weights are gone, and is not what is built from nothing."""
+    source = timm.create_model(name, num_classes=0)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    config = EncoderConfig(name, 32, weights=str(tmp_path / "w.safetensors"))
+    shapes = {k: v.shape for k, v in build(config).state_dict().items()}
+    (tmp_path / "w.safetensors").unlink()
+    assert {k: v.shape for k, v in build(config.bare()).state_dict().items()} == shapes
+    assert config.bare().bare() == config.bare()
+    assert {k: v.shape for k, v in build(EncoderConfig(name, 32)).state_dict().items()} != shapes
 
 
 def test_choice_fits_machine_and_task() -> None:

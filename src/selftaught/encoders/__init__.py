@@ -2,6 +2,6 @@
 
 from selftaught.encoders import _torchvision as _torchvision  # before anything imports timm
 from selftaught.encoders.base import Encoder, EncoderConfig
-from selftaught.encoders.build import build, choose
+from selftaught.encoders.build import build, choose, named
 
-__all__ = ["Encoder", "EncoderConfig", "build", "choose"]
+__all__ = ["Encoder", "EncoderConfig", "build", "choose", "named"]

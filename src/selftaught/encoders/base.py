@@ -1,6 +1,7 @@
 """What every encoder offers, whatever kind of data it reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,9 +14,13 @@ class EncoderConfig:
 
     name: a small encoder of our own (`resnet10_x0.5`, `vit_micro` ...) or any timm model name.
     size, channels: the pictures it reads, in pixels and planes.
-    weights: None (random), a local file (.safetensors, or .pth read without executing code), or "timm" to take the
-        weights timm publishes under that name, which needs the network.
+    weights: None (random), a local file (.safetensors, or .pth read without executing code), "timm" to take the weights
+        timm publishes under that name, or "hf:REPO" for those of a Hugging Face repository; the latter two may need the
+        network.
     drop_path: stochastic depth rate, where the architecture has it.
+    published: build the architecture as its authors did, as it is wherever `weights` are given. Otherwise its stem, its
+        patches and its pooling are fitted to small pictures and to being trained from nothing.
+    options: further arguments of timm's model, of a repository that names some.
     """
 
     name: str
@@ -23,6 +28,17 @@ class EncoderConfig:
     channels: int = 3
     weights: str | None = None
     drop_path: float = 0.0
+    published: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def bare(self) -> "EncoderConfig":
+        """The same architecture with random weights, which neither a file nor a hub is asked for."""
+        return replace(self, weights=None, published=self.as_published)
+
+    @property
+    def as_published(self) -> bool:
+        """Whether the architecture is the published one."""
+        return self.published or self.weights is not None
 
 
 class Encoder(nn.Module):

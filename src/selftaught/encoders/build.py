@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import load_model_config_from_hf
 from torch import Tensor
 
 from selftaught.encoders.base import Encoder, EncoderConfig
@@ -19,6 +20,23 @@ def choose(size: int, device: str, needs: frozenset[str] = frozenset()) -> str:
     if device == "cpu":
         return "resnet10_x0.5" if size <= 64 else "resnet10"
     return "resnet18" if size <= 64 else "resnet50"
+
+
+def named(name: str, size: int, channels: int = 3) -> EncoderConfig:
+    """The config of an encoder as users name it: NAME, `timm:NAME` (with timm's weights) or `hf:REPO`.
+
+    A repository's description is read from the hub, or from its cache on this disk. UserError where there is none.
+    """
+    if name.startswith("timm:"):
+        return EncoderConfig(name.removeprefix("timm:"), size, channels, weights="timm")
+    if not name.startswith("hf:"):
+        return EncoderConfig(name, size, channels)
+    try:
+        _, architecture, options = load_model_config_from_hf(name.removeprefix("hf:"))
+    except Exception as error:  # the hub's client and timm's reader have many errors of their own
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"'{name}' cannot be read as a timm model: {first}") from error
+    return EncoderConfig(architecture, size, channels, weights=name, options=options or {})
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -74,6 +92,6 @@ def build(config: EncoderConfig, seed: int = 0) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = build_timm(config)
-    if config.weights not in (None, "timm"):
+    if config.weights not in (None, "timm") and not str(config.weights).startswith("hf:"):
         load_weights(encoder, Path(str(config.weights)))
     return encoder

@@ -100,22 +100,21 @@ def _sincos_positions(model: VisionTransformer) -> None:
 def _create(config: EncoderConfig) -> nn.Module:
     if config.name in SMALL:
         return SMALL[config.name](config)
-    hub = config.name.startswith("hf-hub:")
-    if not hub and not timm.is_model(config.name):
+    if not timm.is_model(config.name):
         raise unknown("encoder", config.name, [*SMALL, *timm.list_models()])
-    pretrained = config.weights == "timm" or (hub and config.weights is None)
-    options: dict[str, Any] = {"num_classes": 0, "in_chans": config.channels}
+    options: dict[str, Any] = {**config.options, "num_classes": 0, "in_chans": config.channels}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
-    transformer = re.match(r"(vit|deit|eva|beit|cait|swin)", config.name.removeprefix("hf-hub:")) is not None
-    if transformer:
+    if re.match(r"(vit|deit|eva|beit|cait|swin)", config.name):
         options["img_size"] = config.size
     # From nothing, mean pooling over patches: a class token is trained only by losses that read it.
-    if re.match(r"(vit|deit)_", config.name) and not pretrained and config.weights is None:
+    if re.match(r"(vit|deit)_", config.name) and not config.as_published:
         options |= {"patch_size": min(patch_for(config.size), _own_patch(config.name)), "global_pool": "avg"}
         options["fc_norm"] = False
+    repository = config.weights is not None and config.weights.startswith("hf:")
+    name = f"hf-hub:{str(config.weights).removeprefix('hf:')}" if repository else config.name
     try:
-        return timm.create_model(config.name, pretrained=pretrained, **options)
+        return timm.create_model(name, pretrained=repository or config.weights == "timm", **options)
     except (TypeError, AssertionError, RuntimeError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"encoder '{config.name}' cannot be built for {config.size} px: {first}") from error
@@ -219,10 +218,10 @@ class ViTEncoder(TimmEncoder):
 def build_timm(config: EncoderConfig) -> Encoder:
     """The encoder that `config` names, with random weights or the hub's."""
     model = _create(config)
-    if isinstance(model, ResNet) and config.weights is None:
+    if isinstance(model, ResNet) and config.name not in SMALL and not config.as_published:
         _fit_stem(model, config.size)
     if isinstance(model, VisionTransformer):
-        if config.weights is None and not config.name.startswith("hf-hub:"):
+        if config.weights is None:
             init_transformer(model)
             _sincos_positions(model)
         return ViTEncoder(config, model)

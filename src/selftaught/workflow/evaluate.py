@@ -11,13 +11,13 @@ from torch import Tensor
 from selftaught import bundle, disk, rng
 from selftaught.data import Source, holdout
 from selftaught.data.images import ImageSource
-from selftaught.encoders import EncoderConfig, build
+from selftaught.encoders import build, named
 from selftaught.errors import UserError
 from selftaught.evaluation import efficiency, features
 from selftaught.evaluation.efficiency import Row
 from selftaught.evaluation.verdict import verdict
 from selftaught.reporting import make_atlas, results_table, write_report
-from selftaught.settings import digest, from_json, load_json, to_json
+from selftaught.settings import digest, load_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.prepare import open_source, pick_device, positive, say
 
@@ -96,9 +96,7 @@ def split(data: Any, train: Any, seen: np.ndarray, size: int, quiet: bool) -> Sp
 def off_the_shelf(name: str, size: int, channels: int) -> tuple[Any, Any]:
     """An encoder to compare with, by hub name or bundle, and its preprocessing."""
     if name.startswith(("timm:", "hf:")):
-        hub = name.replace("hf:", "hf-hub:") if name.startswith("hf:") else name.removeprefix("timm:")
-        weights = None if name.startswith("hf:") else "timm"
-        encoder = build(EncoderConfig(hub, size, channels, weights))
+        encoder = build(named(name, size, channels))
         found: Any = getattr(encoder.model, "pretrained_cfg", {})
         mean, std = (list(found[k]) if channels == 3 else [sum(found[k]) / 3] * channels for k in ("mean", "std"))
         return encoder, bundle.modality_from_json(
@@ -144,8 +142,7 @@ def feature_sets(
     config = loaded.encoder.config
     sets = {"pretrained": (loaded.encoder, loaded.modality)}
     # The control is the very draw of weights that the run began with, not another one.
-    start = from_json(EncoderConfig, {**to_json(config), "weights": None}, "encoder")
-    sets["random_init"] = (build(start, rng.fold(loaded.info.get("seed", 0)) >> 1), loaded.modality)
+    sets["random_init"] = (build(config.bare(), rng.fold(loaded.info.get("seed", 0)) >> 1), loaded.modality)
     for name in against:
         sets[name] = off_the_shelf(name, config.size, config.channels)
     matrices: dict[str, tuple[Tensor, Tensor]] = {}

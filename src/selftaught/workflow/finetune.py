@@ -15,7 +15,7 @@ from selftaught import bundle, disk, rng
 from selftaught.data import Source
 from selftaught.downstream.base import describe
 from selftaught.downstream.classify import Classify
-from selftaught.encoders import EncoderConfig, build
+from selftaught.encoders import build
 from selftaught.errors import UserError
 from selftaught.evaluation.efficiency import draw_labels
 from selftaught.evaluation.features import raw_batches
@@ -72,7 +72,7 @@ def finetune(
         "steps": max(1, math.ceil(epochs * len(index) / batch)),
         "batch": batch,
         "seed": seed,
-        "precision": pick_precision(where),
+        "precision": pick_precision(where, loaded.encoder.config),
         "threads": threads,
         "device": where,
         "optim": {**describe(mode), **({"lr": lr} if lr else {}), **changes.get("optim", {})},
@@ -111,8 +111,7 @@ def _task(run: Path, loaded: bundle.Bundle, mode: str, classes: int, seed: int, 
     if pretrained:
         encoder = bundle.load(run).encoder.requires_grad_(True)
     else:
-        fresh = from_json(EncoderConfig, {**to_json(loaded.encoder.config), "weights": None}, "encoder")
-        encoder = build(fresh, rng.fold(seed, 11) >> 1)
+        encoder = build(loaded.encoder.config.bare(), rng.fold(seed, 11) >> 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold(seed, 12) >> 1)
         return Classify(encoder, loaded.modality, Classify.Config(classes, mode))

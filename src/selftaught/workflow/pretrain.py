@@ -19,7 +19,7 @@ from selftaught import bundle, disk, rng
 from selftaught.data import Source, holdout
 from selftaught.data.cache import show_bytes
 from selftaught.data.images import ImageSource
-from selftaught.encoders import EncoderConfig, build, choose
+from selftaught.encoders import EncoderConfig, build, choose, named
 from selftaught.errors import RunStopped, UserError
 from selftaught.evaluation.monitor import HealthMonitor
 from selftaught.modality.base import Modality
@@ -199,18 +199,12 @@ def resolve(
     kind, changes = find(request.pretext), _changes(request)
     size = request.size or pick_size(source, device)
     name = choose(size, device, kind.needs) if request.encoder == "auto" else request.encoder
-    hub, weights = name.startswith("timm:"), request.weights
-    if hub:
-        name, weights = name.removeprefix("timm:"), "timm"
-    if name.startswith("hf:"):
-        name = "hf-hub:" + name.removeprefix("hf:")
-    encoder = {
-        "name": name,
-        "size": size,
-        "channels": source.channels,
-        "weights": weights,
-        **changes.get("encoder", {}),
-    }
+    encoder = named(name, size, source.channels)
+    if request.weights is not None:
+        if encoder.weights is not None:
+            raise UserError(f"--weights and --encoder {name} both name weights; give one")
+        encoder = dataclasses.replace(encoder, weights=request.weights)
+    encoder = from_json(EncoderConfig, {**to_json(encoder), **changes.get("encoder", {})}, "encoder")
     small = kind.small_machine if device == "cpu" else {}
     if small:
         tell(f"no GPU: {request.pretext} starts from its small-machine preset {json.dumps(small)}; --set changes it")
@@ -222,7 +216,7 @@ def resolve(
         "steps": 1,
         "batch": batch,
         "seed": request.seed,
-        "precision": pick_precision(device),
+        "precision": pick_precision(device, encoder),
         "threads": torch.get_num_threads(),
         "world": ranks.world,
         "device": device,
@@ -237,7 +231,7 @@ def resolve(
         modality=fit_modality(source, size, train).to_json(),
         pretext=request.pretext,
         pretext_config=to_json(from_json(kind.Config, merged(small, changes.get("pretext", {})), "pretext")),
-        encoder=from_json(EncoderConfig, encoder, "encoder"),
+        encoder=encoder,
         train=from_json(TrainConfig, {**loop, **changes.get("train", {})}, "train"),
     )
     return _budget(request, recipe, source, train, ranks, tell)
@@ -402,7 +396,7 @@ def _finish(
     summary = {
         "seconds": round(outcome.seconds, 1),
         "samples_per_second": round(outcome.samples_per_second, 1),
-        "parameters": sum(p.numel() for p in build(encoder.config).parameters()),
+        "parameters": sum(p.numel() for p in build(encoder.config.bare()).parameters()),
         "device": recipe.train.device,
         "skipped": len(source.skipped),
     }
