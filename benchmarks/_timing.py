@@ -51,8 +51,8 @@ def main(rows: Iterable[Row]) -> None:
     if "--json" in sys.argv[1:]:
         print(json.dumps({"rows": list(rows)}))
         return
-    print(f"{'':<44}{'ours':>12}{'peer':>12}  {'':<14}{'ratio':>7}")
+    print(f"{'':<54}{'ours':>12}{'peer':>12}  {'':<14}{'ratio':>7}")
     for row in rows:
         ours, peer = ("-" if x is None else f"{x:,.4g}" for x in (row["ours"], row["peer"]))
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}x"
-        print(f"{row['name']:<44}{ours:>12}{peer:>12}  {row['unit']:<14}{ratio:>7}", flush=True)
+        print(f"{row['name']:<54}{ours:>12}{peer:>12}  {row['unit']:<14}{ratio:>7}", flush=True)

@@ -2,9 +2,8 @@
 
 Both losses are functions of two numbers per anchor: the logit of its positive, and the log-sum-exp over its negatives.
 The second is streamed tile by tile and its tiles are recomputed in backward, so memory grows with N, not N²; where one
-tile holds everything, it is kept instead. Keeping
-the positive out of the sum also keeps the gradient exact when the positive dominates: its weight is
-sigmoid(negatives - positive), where softmax(positive) - 1 would cancel in float32.
+tile holds everything, it is kept instead. Keeping the positive out of the sum also keeps the gradient exact when the
+positive dominates: its weight is sigmoid(negatives - positive), where softmax(positive) - 1 would cancel in float32.
 """
 
 from collections.abc import Iterator
