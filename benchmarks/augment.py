@@ -23,6 +23,7 @@ from PIL import Image
 
 from _timing import Row, compare, main
 from selftaught.batch import Batch
+from selftaught.data.images import on_canvas
 from selftaught.modality.image import ImageModality
 from selftaught.modality.image.decode import decode
 
@@ -40,13 +41,9 @@ def natural(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 
 
 def batch_of(pictures: list[np.ndarray], step: int) -> Batch:
-    """Pictures [C, H, W] in the corners of one canvas."""
-    sizes = np.array([x.shape[1:] for x in pictures])
-    canvas = np.zeros((len(pictures), *sizes.max(0), 3), np.uint8).transpose(0, 3, 1, 2)
-    for row, x in zip(canvas, pictures):
-        row[:, : x.shape[1], : x.shape[2]] = x
-    inputs = {"pixels": torch.from_numpy(canvas), "size": torch.from_numpy(sizes)}
-    return Batch(inputs, torch.arange(len(pictures)), seed=0, step=step)
+    """Pictures [C, H, W] as a batch, made as the sources make theirs."""
+    pixels, size = on_canvas(pictures, 3)
+    return Batch({"pixels": pixels, "size": size}, torch.arange(len(pictures)), seed=0, step=step)
 
 
 def small_pictures() -> Row:

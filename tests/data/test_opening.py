@@ -211,6 +211,15 @@ class TestLists:
         assert len(source) == 2
         np.testing.assert_array_equal(first(source, 0), channels_first(pixels(3)))
 
+    def test_paths_in_python(self, root, monkeypatch):
+        monkeypatch.chdir(root.parent)
+        source = open_data([root / "003.png", f"{root.name}/001.png", "absent.png"], max_bad=0.5)
+        assert list(source.names) == [str(root / "003.png"), f"{root.name}/001.png"]
+        assert source.skipped == [("absent.png", "no such file")]
+        np.testing.assert_array_equal(first(source, 1), channels_first(pixels(1)))
+        with pytest.raises(UserError, match="the list holds one image only"):
+            open_data([root / "003.png"])
+
     @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
     def test_tables_with_labels(self, root, kind):
         rows = {"id": ["7", "8", "9"], "File": ["000.png", "002.png", "003.png"], "label": ["10", "", "9"]}

@@ -24,10 +24,13 @@ def cpu_threads() -> int:
 
 
 def on_canvas(pictures: Sequence[np.ndarray], channels: int) -> Pictures:
-    """Pictures [c, h, w] in the upper left corners of zeros [B, channels, H, W], and sizes; greys spread to RGB."""
+    """Pictures [c, h, w] in the upper left corners of zeros [B, channels, H, W], and sizes; greys spread to RGB.
+
+    A pixel's channels lie side by side in memory, as decoders give them and resizing is fastest.
+    """
     size = np.array([picture.shape[1:] for picture in pictures], dtype=np.int64).reshape(-1, 2)
     height, width = size.max(axis=0, initial=0)
-    canvas = np.zeros((len(pictures), channels, height, width), np.uint8)
+    canvas = np.zeros((len(pictures), height, width, channels), np.uint8).transpose(0, 3, 1, 2)
     for row, picture in zip(canvas, pictures):
         row[:, : picture.shape[1], : picture.shape[2]] = picture
     return torch.from_numpy(canvas), torch.from_numpy(size)
@@ -45,29 +48,30 @@ class PixelStore(ABC):
 
 
 class EqualStore(PixelStore):
-    """Pictures of one size: uint8 [N, C, H, W] in memory or memory-mapped."""
+    """Pictures of one size, in memory or memory-mapped: uint8 [N, C, H, W], or [N, H, W, C] with `channels_last`."""
 
-    def __init__(self, pixels: np.ndarray) -> None:
-        self._pixels = pixels
+    def __init__(self, pixels: np.ndarray, channels_last: bool = False) -> None:
+        self._pixels, self._channels_last = pixels, channels_last
 
     def gather(self, rows: np.ndarray, index: np.ndarray) -> Pictures:
-        pixels = np.ascontiguousarray(self._pixels[rows[index]])
+        pixels = torch.from_numpy(np.ascontiguousarray(self._pixels[rows[index]]))
+        pixels = pixels.permute(0, 3, 1, 2) if self._channels_last else pixels
         size = torch.tensor(pixels.shape[2:], dtype=torch.int64).expand(len(index), 2)
-        return torch.from_numpy(pixels), size.clone()
+        return pixels, size.clone()
 
 
 class MixedStore(PixelStore):
-    """Pictures of many sizes, one after the other in a flat uint8 array; picture i is shapes[i] = (c, h, w)."""
+    """Pictures of many sizes, one after the other as [h, w, c] in a flat uint8 array; shapes[i] is (c, h, w)."""
 
     def __init__(self, flat: np.ndarray, offsets: np.ndarray, shapes: np.ndarray, channels: int) -> None:
         self._flat, self._offsets, self._shapes, self._channels = flat, offsets, shapes, channels
 
     def gather(self, rows: np.ndarray, index: np.ndarray) -> Pictures:
-        picked = rows[index]
-        return on_canvas(
-            [self._flat[self._offsets[r] : self._offsets[r + 1]].reshape(self._shapes[r]) for r in picked],
-            self._channels,
-        )
+        return on_canvas([self._picture(row) for row in rows[index]], self._channels)
+
+    def _picture(self, row: int) -> np.ndarray:
+        c, h, w = self._shapes[row]
+        return self._flat[self._offsets[row] : self._offsets[row + 1]].reshape(h, w, c).transpose(2, 0, 1)
 
 
 class DirectStore(PixelStore):

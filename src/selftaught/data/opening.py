@@ -69,9 +69,9 @@ def open_data(
 ) -> Source:
     """Open pictures, whatever holds them.
 
-    data: a folder (read recursively; class folders give labels), a .txt, .csv, .tsv or .parquet list of paths, a .npy
-        or .npz file, a .tar, a folder of them or `shard-{0000..0009}.tar`, a NumPy array or tensor, a pair
-        (array, labels), or a map-style torch Dataset of pictures or (picture, label).
+    data: a folder (read recursively; class folders give labels), a list of paths, also as a .txt, .csv, .tsv or
+        .parquet file, a .npy or .npz file, a .tar, a folder of them or `shard-{0000..0009}.tar`, a NumPy array or
+        tensor, a pair (array, labels), or a map-style torch Dataset of pictures or (picture, label).
     cache: folder for prepared data; None: $SELFTAUGHT_CACHE or ~/.cache/selftaught/prepared; False (or
         SELFTAUGHT_CACHE=off): no cache, decode at every fetch. Where the default folder's disk is too small, the same
         is done and said.
@@ -86,6 +86,8 @@ def open_data(
     options = _Options(cache, short_side, max_bad, say, progress)
     if isinstance(data, str | os.PathLike):
         return _open_path(str(data), options, path_column, label_column)
+    if isinstance(data, list | tuple) and data and all(isinstance(item, str | os.PathLike) for item in data):
+        return _open_listing(tables.list_paths(Path("the list"), [(os.fspath(item), None) for item in data]), options)
     if isinstance(data, tuple) and len(data) == 2:
         return _open_array(_array(data[0]), _array(data[1]), "the array", say)
     if isinstance(data, np.ndarray | torch.Tensor):

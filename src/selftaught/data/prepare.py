@@ -17,7 +17,7 @@ from selftaught.data.loaders import Loader
 from selftaught.data.source import Skipped
 from selftaught.errors import BadSample, UserError
 
-FORMAT = 1  # of the prepared folder; part of its key
+FORMAT = 2  # of the prepared folder; part of its key
 _BLOCK = 4 * 2**20  # bytes decoded by a thread before it hands them over
 _PROBES = 32
 T = TypeVar("T")
@@ -185,7 +185,7 @@ def _write(
                     skipped.append(Skipped(loader.names[done], str(result)))
                 else:
                     pixels, hashed = result
-                    file.write(np.ascontiguousarray(pixels).data)
+                    file.write(np.ascontiguousarray(pixels.transpose(1, 2, 0)).data)
                     kept.append(done)
                     hashes.append(hashed)
                     shapes.append(pixels.shape)
@@ -218,7 +218,8 @@ def open_prepared(folder: Path, listed: int) -> Prepared | None:
         return None
     channels = int(shapes[:, 0].max())
     if (shapes == shapes[0]).all():
-        return Prepared(EqualStore(flat.reshape(-1, *shapes[0])), kept, hashes, shapes, skipped)
+        c, h, w = shapes[0]
+        return Prepared(EqualStore(flat.reshape(-1, h, w, c), channels_last=True), kept, hashes, shapes, skipped)
     return Prepared(MixedStore(flat, offsets, shapes, channels), kept, hashes, shapes, skipped)
 
 

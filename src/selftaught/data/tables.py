@@ -37,13 +37,14 @@ def list_table(table: Path, *, path_column: str | None = None, label_column: str
         raise UserError(f"{table} is not UTF-8 text; save it as UTF-8") from None
     except (csv.Error, pa.ArrowException) as error:
         raise UserError(f"{table} cannot be read as {table.suffix[1:]}: {str(error).splitlines()[0]}") from None
-    return _locate(table, rows)
+    return list_paths(table, rows, table.parent)
 
 
-def _locate(table: Path, rows: list[tuple[str, str | None]]) -> Listing:
+def list_paths(root: Path, rows: list[tuple[str, str | None]], folder: Path = Path()) -> Listing:
+    """The files of (path, label) rows; relative paths count from `folder`. `root`: what messages call the whole."""
     names, files, stamps, values, skipped = [], [], [], [], []
     for name, value in rows:
-        path = table.parent / name
+        path = folder / name
         try:
             status = path.stat()
         except (OSError, ValueError) as error:
@@ -54,7 +55,7 @@ def _locate(table: Path, rows: list[tuple[str, str | None]]) -> Listing:
         stamps.append((name, status.st_size, status.st_mtime_ns))
         values.append(value)
     labels, classes = number_labels(values)
-    return Listing(table, names, files, stamps, labels=labels, classes=classes, skipped=skipped)
+    return Listing(root, names, files, stamps, labels=labels, classes=classes, skipped=skipped)
 
 
 def choose_column(columns: list[str], wanted: str | None, usual: tuple[str, ...], table: Path) -> str | None:
