@@ -31,8 +31,8 @@ from selftaught.recipe import Recipe
 from selftaught.train.distributed import Ranks
 from selftaught.train.loop import Trainer
 from selftaught.train.order import Order, batches
+from selftaught.workflow.plan import Request, build_task, resolve
 from selftaught.workflow.prepare import fetcher
-from selftaught.workflow.pretrain import Request, build_task, resolve
 
 
 def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

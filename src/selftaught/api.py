@@ -51,7 +51,7 @@ def pretrain(
         set: More settings, such as pretext.temperature=0.2 or optim.name=lars.
         quiet: Say nothing while running.
     """
-    from selftaught.workflow.pretrain import Request
+    from selftaught.workflow.plan import Request
     from selftaught.workflow.pretrain import pretrain as run
 
     named = (

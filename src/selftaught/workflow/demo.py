@@ -5,8 +5,9 @@ from pathlib import Path
 
 from selftaught.data.demo import fetch_demo
 from selftaught.workflow.evaluate import evaluate
+from selftaught.workflow.plan import Request
 from selftaught.workflow.prepare import say
-from selftaught.workflow.pretrain import Request, pretrain
+from selftaught.workflow.pretrain import pretrain
 
 _DRAWS = 10  # few labels: which ones were drawn is most of the uncertainty
 

@@ -15,12 +15,12 @@ from selftaught import bundle, disk, rng
 from selftaught.data import Source
 from selftaught.downstream.base import describe
 from selftaught.downstream.classify import Classify
-from selftaught.encoders import build
+from selftaught.encoders import EncoderConfig, build
 from selftaught.errors import UserError
 from selftaught.evaluation.efficiency import draw_labels
 from selftaught.evaluation.features import raw_batches
 from selftaught.evaluation.intervals import bootstrap
-from selftaught.settings import from_json, sections, to_json
+from selftaught.settings import from_json, merged, sections, to_json
 from selftaught.train import checkpoint, distributed
 from selftaught.train.config import TrainConfig
 from selftaught.train.folder import RunFolder
@@ -55,8 +55,7 @@ def finetune(
     changes = sections(settings, ("optim", "train"))
     loaded = bundle.load(run)
     where = pick_device(device)
-    threads = pick_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(pick_threads())
     path = out or run / f"finetune-{mode}-{labels:g}"
     request = {"mode": mode, "labels": labels, "epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
     request |= {"settings": list(settings), "data": str(data), "recipe_hash": loaded.info.get("recipe_hash")}
@@ -67,26 +66,13 @@ def finetune(
     assert parts.train.labels is not None
     drawn = draw_labels(torch.from_numpy(parts.train.labels[parts.train_index]), amount, seed=seed, draw=0)
     index = parts.train_index[drawn.numpy()]
-    batch = batch or min(128, max(8, 2 ** int(math.log2(max(8, len(index) // 4)))), len(index))
-    base = {
-        "steps": max(1, math.ceil(epochs * len(index) / batch)),
-        "batch": batch,
-        "seed": seed,
-        "precision": pick_precision(where, loaded.encoder.config),
-        "threads": threads,
-        "device": where,
-        "optim": {**describe(mode), **({"lr": lr} if lr else {}), **changes.get("optim", {})},
-        **changes.get("train", {}),
-    }
-    config = from_json(TrainConfig, base, "train")
+    own = {"optim": {"lr": lr} if lr else {}, "train": {"batch": batch} if batch else {}}
+    config = _config(mode, len(index), epochs, seed, where, loaded.encoder.config, merged(own, changes))
     classes = parts.train.classes
     rows = []
     starts = [("pretrained", path, True)] + ([("from_scratch", path / "scratch", False)] if scratch else [])
     for name, folder, pretrained in starts:
-        if not pretrained and mode != "full":
-            start_mode = "full"  # a frozen random encoder is no baseline of training
-        else:
-            start_mode = mode
+        start_mode = mode if pretrained else "full"  # a frozen random encoder is no baseline of training
         task = _task(run, loaded, start_mode, len(classes), seed, pretrained)
         task = _fit(task, config, parts.train, index, RunFolder(folder), {**request, "start": name}, quiet, name)
         correct = _correct(task, parts, torch.device(where))
@@ -105,6 +91,24 @@ def finetune(
 
         Console().print(results_table({**result, "verdict": []}))
     return path
+
+
+def _config(
+    mode: str, n: int, epochs: float, seed: int, device: str, encoder: EncoderConfig, changes: dict[str, Any]
+) -> TrainConfig:
+    """Settings for `n` labelled samples: the mode's defaults, and what was asked for."""
+    train, optim = changes.get("train", {}), changes.get("optim", {})
+    batch = train.get("batch") or min(128, max(8, 2 ** int(math.log2(max(8, n // 4)))), n)
+    base = {
+        "steps": max(1, math.ceil(epochs * n / batch)),
+        "batch": batch,
+        "seed": seed,
+        "precision": pick_precision(device, encoder),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "optim": {**describe(mode), **optim},
+    }
+    return from_json(TrainConfig, {**base, **train}, "train")
 
 
 def _task(run: Path, loaded: bundle.Bundle, mode: str, classes: int, seed: int, pretrained: bool) -> Classify:

@@ -14,8 +14,8 @@ from selftaught.errors import UserError
 from selftaught.pretext import available, find
 from selftaught.train.distributed import Ranks
 from selftaught.train.progress import clock
+from selftaught.workflow.plan import Request, build_task, disk_bytes, measure, resolve
 from selftaught.workflow.prepare import open_source, pick_device
-from selftaught.workflow.pretrain import Request, build_task, disk_bytes, measure, resolve
 
 _EPOCHS = 100
 
