@@ -6,6 +6,9 @@ import importlib
 import json
 import os
 import pkgutil
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -343,3 +346,18 @@ def test_a_run_that_began_with_weights_needs_them_no_more(data: Path, tmp_path: 
     runs.succeed("evaluate", run, data, "--labels", 5, "--draws", 2, "--quiet")
     rows = json.loads((run / "evaluation.json").read_text())["rows"]
     assert {row["features"] for row in rows} == {"pretrained", "random_init", "raw"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_training_follows_plain_training(data: Path, tmp_path: Path) -> None:
+    """In processes of their own: the compiler starts helpers, which a forked interpreter cannot."""
+    losses = []
+    for compiled in ("false", "true"):
+        run = tmp_path / compiled
+        words = ["pretrain", data, *runs.ENCODER, "--steps", 4, "--batch", 16, "--set", f"train.compile={compiled}"]
+        command = [sys.executable, "-m", "selftaught.cli", *map(str, words), "--out", str(run), "--quiet"]
+        subprocess.run(command, check=True, env={**os.environ, **runs.environment()})
+        losses.append([json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()])
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-2)
+    assert selftaught.load(tmp_path / "true").info["steps"] == 4
