@@ -76,7 +76,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, damage):
         (place / "hashes.npy").unlink()
     else:
         text = (place / "meta.json").read_text()
-        (place / "meta.json").write_text(text.replace('"format": 1', '"format": 0'))
+        (place / "meta.json").write_text(text.replace(f'"format": {prepare.FORMAT}', '"format": 0'))
     said = []
     after = open_data(root, cache=cache, say=said.append)
     assert said[0].startswith("preparing")

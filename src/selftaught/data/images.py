@@ -67,7 +67,7 @@ class MixedStore(PixelStore):
         self._flat, self._offsets, self._shapes, self._channels = flat, offsets, shapes, channels
 
     def gather(self, rows: np.ndarray, index: np.ndarray) -> Pictures:
-        return on_canvas([self._picture(row) for row in rows[index]], self._channels)
+        return on_canvas([self._picture(row) for row in rows[index].tolist()], self._channels)
 
     def _picture(self, row: int) -> np.ndarray:
         c, h, w = self._shapes[row]
