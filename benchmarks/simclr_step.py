@@ -2,10 +2,11 @@
 
     python benchmarks/simclr_step.py [--data CIFAR_FOLDER] [--batch 128] [--repeats 5] [--json]
 
-ResNet-18 (CIFAR stem) and ViT-tiny (patch 4) on 32-px pictures, float32, AdamW, 2 threads. Ours: the training loop's
-step with its loader and defaults. Peer: lightly's SimCLR example with the same network and initial weights, with 0
-and with 2 loader processes; the faster one counts. Blocks of steps alternate; each begins with a step that is not
-timed, and ends its loader, so that no process works ahead during another's block. Medians.
+ResNet-18 (CIFAR stem) and ViT-tiny (patch 4) on 32-px pictures, AdamW, 2 threads. Ours: the training loop's step with
+its loader and defaults, bf16 among them where the CPU has it (--set train.precision=fp32: float32). Peer: lightly's
+SimCLR example with the same network and initial weights, in float32, with 0 and with 2 loader processes; the faster one
+counts. Blocks of steps alternate; each begins with a step that is not timed, and ends its loader, so that no process
+works ahead during another's block. Medians.
 
 "loading share": the larger of what the loop waits for its batches and what fetching them takes, in % of our step.
 """
@@ -53,10 +54,11 @@ def block(side: Ours | Peer, steps: int) -> tuple[list[float], list[float]]:
     return whole, waited
 
 
-def rows_of(name: str, encoder: str, pixels: np.ndarray, batch: int, repeats: int, steps: int) -> Iterator[Row]:
+def rows_of(name: str, encoder: str, pixels: np.ndarray, args: argparse.Namespace) -> Iterator[Row]:
     """The rows of one network."""
+    batch, repeats, steps = args.batch, args.repeats, args.steps
     source = source_of(pixels)
-    recipe = recipe_for(source, encoder, batch, seed=0)
+    recipe = recipe_for(source, encoder, batch, seed=0, settings=args.set)
     optim = recipe.train.optim
     ours = Ours(source, recipe, steps=10**6)
     peers = {
@@ -92,7 +94,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     pixels = read(args.data, "train")[0] if args.data else synthetic(8192)
     for name, encoder in NETWORKS.items():
         if args.only in (None, encoder):
-            yield from rows_of(name, encoder, pixels, args.batch, args.repeats, args.steps)
+            yield from rows_of(name, encoder, pixels, args)
 
 
 if __name__ == "__main__":
@@ -101,6 +103,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3, help="blocks of each side")
     parser.add_argument("--steps", type=int, default=3, help="timed steps a block")
+    parser.add_argument("--set", action="append", default=[], help="a setting of selftaught's side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=NETWORKS.values(), help="one network alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
