@@ -147,6 +147,14 @@ def test_hub_names_read_the_hub_cache(tmp_path: Path, monkeypatch: pytest.Monkey
         named("hf:me/tiny", 64)
 
 
+@pytest.mark.parametrize("name", [*(n for n in SMALL if n.startswith("resnet")), "resnet18"])
+def test_the_stem_fits_the_pictures(name: str) -> None:
+    """3 x 3 at full resolution up to 48 px, with stride 2 up to 112, and the published one beyond."""
+    for size, kernel, stride in ((32, 3, 1), (96, 3, 2), (224, 7, 2)):
+        stem = build(EncoderConfig(name, size)).get_submodule("model.conv1")
+        assert (stem.kernel_size, stem.stride) == ((kernel, kernel), (stride, stride))
+
+
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
 def test_weights_decide_the_architecture_and_outlive_their_file(tmp_path: Path, name: str) -> None:
     """A published stem or patch stays when its weights are gone, and is not what is built from nothing."""

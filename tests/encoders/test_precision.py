@@ -17,20 +17,21 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "sound"),
+    ("config", "sound"),
     [
-        ("resnet10_x0.25", 32, True),
-        ("resnet10_x0.25", 16, False),  # its last stage strides over a single pixel
-        ("resnet18", 16, True),
-        ("resnet18", 96, True),
-        ("resnet50", 224, True),
-        ("vit_micro", 16, True),
-        ("vit_tiny_patch16_224", 32, True),
-        ("mobilenetv3_small_050", 96, False),  # grouped convolutions
+        (EncoderConfig("resnet10_x0.25", 16), True),
+        (EncoderConfig("resnet18", 16), True),
+        (EncoderConfig("resnet18", 16, published=True), False),  # its last stage strides over a single pixel
+        (EncoderConfig("resnet18", 96), True),
+        (EncoderConfig("resnet50", 224), True),
+        (EncoderConfig("vit_micro", 16), True),
+        (EncoderConfig("vit_tiny_patch16_224", 32), True),
+        (EncoderConfig("mobilenetv3_small_050", 96), False),  # grouped convolutions
     ],
+    ids=str,
 )
-def test_which_encoders_are_sound(name: str, size: int, sound: bool) -> None:
-    encoder = build(EncoderConfig(name, size)).train()
+def test_which_encoders_are_sound(config: EncoderConfig, sound: bool) -> None:
+    encoder = build(config).train()
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     assert sound_in_bf16(encoder) is sound
     assert encoder.training

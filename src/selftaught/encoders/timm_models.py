@@ -218,7 +218,7 @@ class ViTEncoder(TimmEncoder):
 def build_timm(config: EncoderConfig) -> Encoder:
     """The encoder that `config` names, with random weights or the hub's."""
     model = _create(config)
-    if isinstance(model, ResNet) and config.name not in SMALL and not config.as_published:
+    if isinstance(model, ResNet) and (config.name in SMALL or not config.as_published):
         _fit_stem(model, config.size)
     if isinstance(model, VisionTransformer):
         if config.weights is None:
