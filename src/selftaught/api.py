@@ -51,29 +51,13 @@ def pretrain(
         set: More settings, such as pretext.temperature=0.2 or optim.name=lars.
         quiet: Say nothing while running.
     """
-    from selftaught.workflow.plan import Request
+    from selftaught.workflow.plan import Request, described
     from selftaught.workflow.pretrain import pretrain as run
 
-    named = (
-        str(Path(data).resolve()) if isinstance(data, str | Path) and "://" not in str(data) else type(data).__name__
-    )
     request = Request(
-        data=named,
-        pretext=pretext,
-        encoder=encoder,
-        weights=None if weights is None else str(weights),
-        steps=steps,
-        epochs=epochs,
-        minutes=minutes,
-        batch=batch,
-        lr=lr,
-        size=size,
-        holdout=holdout,
-        seed=seed,
-        device=device,
-        settings=list(set),
-        recipe=None if recipe is None else str(recipe),
-    )
+        described(data), pretext, encoder, None if weights is None else str(weights), steps, epochs, minutes, batch, lr,
+        size, holdout, seed, device, list(set), None if recipe is None else str(recipe),
+    )  # fmt: skip
     return run(request, data, out, quiet)
 
 

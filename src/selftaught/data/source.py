@@ -54,6 +54,10 @@ class Source(ABC):
         """The positions whose content `fetch` gave for `index`: others where a sample can no longer be read."""
         return index
 
+    def readable(self, index: np.ndarray) -> np.ndarray:
+        """bool [B]: which samples `fetch` gave as they are, rather than another in their place."""
+        return self.actual(index) == index
+
     @property
     def fingerprint(self) -> str:
         """The data hash, 32 hexadecimal digits: a function of the samples' hashes and labels, in order."""

@@ -1,6 +1,7 @@
 """What every encoder offers, whatever kind of data it reads."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +35,12 @@ class EncoderConfig:
     def bare(self) -> "EncoderConfig":
         """The same architecture with random weights, which neither a file nor a hub is asked for."""
         return replace(self, weights=None, published=self.as_published)
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The local file that `weights` names, if they do not come from a hub."""
+        hub = self.weights is None or self.weights == "timm" or self.weights.startswith("hf:")
+        return None if hub else Path(str(self.weights))
 
     @property
     def as_published(self) -> bool:

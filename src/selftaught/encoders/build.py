@@ -92,6 +92,6 @@ def build(config: EncoderConfig, seed: int = 0) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = build_timm(config)
-    if config.weights not in (None, "timm") and not str(config.weights).startswith("hf:"):
-        load_weights(encoder, Path(str(config.weights)))
+    if config.weights_file is not None:
+        load_weights(encoder, config.weights_file)
     return encoder

@@ -111,10 +111,10 @@ def _create(config: EncoderConfig) -> nn.Module:
     if re.match(r"(vit|deit)_", config.name) and not config.as_published:
         options |= {"patch_size": min(patch_for(config.size), _own_patch(config.name)), "global_pool": "avg"}
         options["fc_norm"] = False
-    repository = config.weights is not None and config.weights.startswith("hf:")
-    name = f"hf-hub:{str(config.weights).removeprefix('hf:')}" if repository else config.name
+    from_hub = config.weights is not None and config.weights_file is None
+    name = f"hf-hub:{config.weights[3:]}" if config.weights and config.weights.startswith("hf:") else config.name
     try:
-        return timm.create_model(name, pretrained=repository or config.weights == "timm", **options)
+        return timm.create_model(name, pretrained=from_hub, **options)
     except (TypeError, AssertionError, RuntimeError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"encoder '{config.name}' cannot be built for {config.size} px: {first}") from error
@@ -188,13 +188,7 @@ class ViTEncoder(TimmEncoder):
     def adapted(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Position embeddings of another grid are resampled (ViT, Dosovitskiy et al. 2021, section 3.2)."""
         own, given = self.model.pos_embed, weights.get("model.pos_embed")
-        if (
-            own is None
-            or given is None
-            or own.shape == given.shape
-            or given.ndim != 3
-            or given.shape[2] != own.shape[2]
-        ):
+        if own is None or given is None or given.ndim != 3 or given.shape[2] != own.shape[2]:
             return weights
         prefix = own.shape[1] - self.grid[0] * self.grid[1]
         side = math.isqrt(given.shape[1] - prefix)

@@ -12,7 +12,7 @@ from selftaught import bundle, disk
 from selftaught.errors import UserError
 from selftaught.evaluation.features import encode
 from selftaught.train.progress import Meter
-from selftaught.workflow.prepare import open_source, pick_device, say
+from selftaught.workflow.prepare import open_source, pick_device, still_readable
 
 
 def embed(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
@@ -31,10 +31,8 @@ def embed(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
         features = encode(
             loaded.encoder, loaded.modality, source, np.arange(len(source)), where, lambda done, _: meter.update(done)
         ).numpy()
-    here = np.flatnonzero(source.actual(np.arange(len(source))) == np.arange(len(source)))
-    if len(here) < len(source):
-        say(f"{len(source) - len(here)} samples could not be read any more and are left out")
-    features, names = features[here], [source.names[int(i)] for i in here]
+    here = still_readable(source)
+    features, names = features[here], [source.names[i] for i in here.tolist()]
     with disk.replacing(out) as temporary:
         if out.suffix == ".npy":
             with temporary.open("wb") as stream:

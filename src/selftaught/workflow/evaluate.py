@@ -167,7 +167,7 @@ def readable(
 ) -> tuple[Split, dict[str, tuple[Tensor, Tensor]]]:
     """Without the samples that could not be read when their turn came: their features are another sample's."""
     train, test = parts.train_index, parts.test_index
-    kept = parts.train.actual(train) == train, parts.test.actual(test) == test
+    kept = parts.train.readable(train), parts.test.readable(test)
     if kept[0].all() and kept[1].all():
         return parts, matrices
     rows = [torch.from_numpy(k) for k in kept]

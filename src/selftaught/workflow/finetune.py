@@ -28,7 +28,16 @@ from selftaught.train.loop import Trainer, fit
 from selftaught.train.order import Order
 from selftaught.train.progress import Meter
 from selftaught.workflow.evaluate import Split, seen_hashes, split
-from selftaught.workflow.prepare import fetcher, open_source, pick_device, pick_precision, pick_threads, positive, say
+from selftaught.workflow.prepare import (
+    fetcher,
+    open_source,
+    pick_device,
+    pick_precision,
+    pick_threads,
+    positive,
+    say,
+    still_readable,
+)
 from selftaught.workflow.pretrain import Interrupted
 
 _HEAD = "head.safetensors"
@@ -160,8 +169,8 @@ def _probabilities(task: Classify, source: Source, index: np.ndarray, device: to
 def _correct(task: Classify, parts: Split, device: torch.device) -> torch.Tensor:
     assert parts.test.labels is not None
     found = _probabilities(task, parts.test, parts.test_index, device).argmax(1)
-    readable = parts.test.actual(parts.test_index) == parts.test_index
-    return (found == torch.from_numpy(parts.test.labels[parts.test_index]))[torch.from_numpy(readable)]
+    correct = found == torch.from_numpy(parts.test.labels[parts.test_index])
+    return correct[torch.from_numpy(parts.test.readable(parts.test_index))]
 
 
 def _save(task: Classify, folder: Path, classes: list[str], info: dict[str, Any]) -> None:
@@ -190,11 +199,9 @@ def predict(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
     with Meter("predict", len(source), quiet=quiet) as meter:
         probabilities = _probabilities(task, source, np.arange(len(source)), where)
         meter.update(len(source))
-    here = np.flatnonzero(source.actual(np.arange(len(source))) == np.arange(len(source)))
-    if len(here) < len(source):
-        say(f"{len(source) - len(here)} samples could not be read any more and are left out")
+    here = still_readable(source)
     best = probabilities[torch.from_numpy(here)].max(1)
-    names = [source.names[int(i)] for i in here]
+    names = [source.names[i] for i in here.tolist()]
     found = [classes[i] for i in best.indices.tolist()]
     with disk.replacing(out) as temporary:
         if out.suffix == ".parquet":

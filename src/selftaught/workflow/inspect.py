@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selftaught.bundle import modality_from_json
 from selftaught.data import holdout
 from selftaught.data.audit import Audit, audit, offers
 from selftaught.data.cache import show_bytes
@@ -14,7 +13,7 @@ from selftaught.errors import UserError
 from selftaught.pretext import available, find
 from selftaught.train.distributed import Ranks
 from selftaught.train.progress import clock
-from selftaught.workflow.plan import Request, build_task, disk_bytes, measure, resolve
+from selftaught.workflow.plan import Request, measure, resolve
 from selftaught.workflow.prepare import open_source, pick_device
 
 _EPOCHS = 100
@@ -54,19 +53,18 @@ def _cost(pretext: str, source: Any, device: str) -> dict[str, Any]:
     try:
         train, _ = holdout(source, request.holdout)
         recipe = resolve(request, source, train, device, Ranks(), lambda line: None)
-        seconds, memory = measure(recipe, source, train, Ranks())
-        disk = disk_bytes(build_task(recipe, modality_from_json(recipe.kind, recipe.modality)), recipe.train)
+        found = measure(recipe, source, train, Ranks())
     except UserError as error:
         return {"cost": str(error)}
     steps = _EPOCHS * (len(train) // recipe.train.batch)
     return {
         "encoder": recipe.encoder.name,
         "batch": recipe.train.batch,
-        "seconds_per_step": round(seconds, 4),
-        "memory_bytes": round(memory),
-        "disk_bytes": disk,
+        "seconds_per_step": round(found.seconds, 4),
+        "memory_bytes": round(found.memory),
+        "disk_bytes": found.disk,
         "epochs": _EPOCHS,
-        "seconds": round(seconds * steps, 1),
+        "seconds": round(found.seconds * steps, 1),
     }
 
 

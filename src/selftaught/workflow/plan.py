@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,13 +31,7 @@ from selftaught.train.loop import NotFinite, Trainer, out_of_memory
 from selftaught.train.optim import OptimConfig
 from selftaught.train.order import Order
 from selftaught.train.progress import clock
-from selftaught.workflow.prepare import (
-    fetcher,
-    fit_modality,
-    pick_precision,
-    pick_size,
-    positive,
-)
+from selftaught.workflow.prepare import fetcher, fit_modality, pick_precision, pick_size, positive
 
 _HEADS = 3  # key of the heads' initial weights
 _DEFAULT_MINUTES = 10.0
@@ -68,6 +62,12 @@ class Request:
     device: str = "auto"
     settings: list[str] = field(default_factory=list)
     recipe: str | None = None
+
+
+def described(data: Any) -> str:
+    """What a request calls its data: the whole path, or what kind of object it is."""
+    named = isinstance(data, str | Path) and "://" not in str(data)
+    return str(Path(data).resolve()) if named else type(data).__name__
 
 
 def build_task(recipe: Recipe, modality: Modality) -> Pretext:
@@ -179,15 +179,15 @@ def _budget(
     steps = request.steps
     if request.epochs is not None:
         steps = max(1, round(request.epochs * per_epoch))
-    seconds, memory = measure(recipe, source, train, ranks) if steps is None or steps > 100 else (None, None)
+    cost = measure(recipe, source, train, ranks) if steps is None or steps > 100 else None
     if steps is None:
-        assert seconds is not None
+        assert cost is not None
         minutes = request.minutes if request.minutes is not None else _DEFAULT_MINUTES
         if request.minutes is None:
             tell(f"no budget given: {minutes:g} minutes (--minutes, --epochs or --steps give another)")
-        steps = max(1, int(minutes * 60 / (seconds * 1.05)))  # 5 % for measures and checkpoints
+        steps = max(1, int(minutes * 60 / (cost.seconds * 1.05)))  # 5 % for measures and checkpoints
     every = 25 if steps <= 2000 else 50
-    pace = 60 / seconds if seconds else 100
+    pace = 60 / cost.seconds if cost else 100
     save = max(every, round(min(pace, max(steps / 4, 1)) / every) * every)
     fixed = dataclasses.replace(loop, steps=steps, health_every=every, save_every=save)
     chosen = _changes(request).get("train", {})
@@ -198,8 +198,8 @@ def _budget(
         f"plan: {recipe.pretext} on {recipe.encoder.name} ({parameters / 1e6:.1f} M parameters), {len(train)} samples of "
         f"{recipe.encoder.size} px, batch {loop.batch}, {steps} steps ({steps / per_epoch:.1f} epochs), {loop.precision}"
     )
-    if seconds and memory:
-        plan += f"; about {clock(seconds * 1.05 * steps)}, {show_bytes(round(memory))} of memory"
+    if cost:
+        plan += f"; about {clock(cost.seconds * 1.05 * steps)}, {show_bytes(round(cost.memory))} of memory"
     tell(plan + f", {show_bytes(disk_bytes(task, loop))} of disk")
     return recipe
 
@@ -212,8 +212,16 @@ def disk_bytes(task: Pretext, loop: TrainConfig) -> int:
     return sum(p.numel() for p in task.parameters() if p.requires_grad) * 16 * (loop.keep + 2)
 
 
-def measure(recipe: Recipe, source: Source, train: np.ndarray, ranks: Ranks) -> tuple[float, float]:
-    """(seconds a step, bytes at the peak) of a few real steps on a copy of the task; nothing of them remains."""
+class Cost(NamedTuple):
+    """Seconds a step, bytes of memory at the peak, bytes of disk for checkpoints."""
+
+    seconds: float
+    memory: float
+    disk: int
+
+
+def measure(recipe: Recipe, source: Source, train: np.ndarray, ranks: Ranks) -> Cost:
+    """The cost of a run, from a few real steps on a copy of the task; nothing of them remains."""
     with contextlib.suppress(OSError):  # Linux: the peak is this measure's, not that of an earlier one
         Path("/proc/self/clear_refs").write_text("5")
     loop = dataclasses.replace(recipe.train, steps=1000)
@@ -244,4 +252,4 @@ def measure(recipe: Recipe, source: Source, train: np.ndarray, ranks: Ranks) -> 
         both = torch.tensor([seconds, memory], dtype=torch.float64, device=trainer.device)
         torch.distributed.broadcast(both, 0)
         seconds, memory = both.tolist()
-    return seconds, memory
+    return Cost(seconds, memory, disk_bytes(trainer.task, loop))

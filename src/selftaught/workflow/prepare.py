@@ -121,6 +121,14 @@ def fetcher(source: Source, index: np.ndarray, seed: int, labels: bool = False) 
     return fetch
 
 
+def still_readable(source: Source) -> np.ndarray:
+    """Positions of the samples that were read as they are; says how many others are left out."""
+    here = np.flatnonzero(source.readable(np.arange(len(source))))
+    if len(here) < len(source):
+        say(f"{len(source) - len(here)} samples could not be read any more and are left out")
+    return here
+
+
 def name_of(data: Any) -> str:
     """A short name for a run folder."""
     return Path(str(data)).resolve().name.split(".")[0] if isinstance(data, str | os.PathLike) else "data"

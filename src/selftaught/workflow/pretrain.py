@@ -22,14 +22,7 @@ from selftaught.train.folder import RunFolder
 from selftaught.train.loop import Outcome, Trainer, fit
 from selftaught.train.order import Order
 from selftaught.workflow.plan import Request, build_task, check, limit_of, resolve
-from selftaught.workflow.prepare import (
-    fetcher,
-    name_of,
-    open_source,
-    pick_device,
-    pick_threads,
-    say,
-)
+from selftaught.workflow.prepare import fetcher, name_of, open_source, pick_device, pick_threads, say
 
 
 class Interrupted(RunStopped):
