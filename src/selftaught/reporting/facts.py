@@ -39,7 +39,7 @@ _CURVES = {
     "knn": ("k-NN accuracy", "On held-out labels, for watching only; they never train."),
     "lr": ("learning rate", ""),
 }
-_NOT_CURVES = {"step", "width", "samples"}
+_NOT_CURVES = {"step", "width", "samples", "projected_width"}
 _MAIN = ("pretext", "encoder", "data", "steps", "epochs", "batch", "seed")
 _LIST = 20
 
