@@ -113,8 +113,8 @@ def large_pictures(long: int, short: int, n: int) -> Iterator[Row]:
 def rows() -> Iterator[Row]:
     torch.set_num_threads(1)
     yield small_pictures()
-    yield from large_pictures(500, 375, 32)
-    yield from large_pictures(1600, 1200, 16)
+    yield from large_pictures(500, 375, 64)
+    yield from large_pictures(1600, 1200, 32)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Decoding: what each kind of file becomes, and the reason given for each that cannot be used."""
 
 import contextlib
+import importlib
 import io
 
 import numpy as np
@@ -171,6 +172,30 @@ def test_damaged_exif_does_not_cost_the_picture() -> None:
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
 def test_short_side(format: str, size: tuple[int, int], short_side: int, expected: tuple[int, int]) -> None:
     assert decode(encoded(noise(*size), format), short_side=short_side).shape == (3, *expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 30}])
+@pytest.mark.parametrize("short_side", [None, 150, 74, 37, 20, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_both_jpeg_decoders_give_the_same_pixels(
+    mode: str, short_side: int | None, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the extra vision-fast nothing changes but the time."""
+    module = importlib.import_module("selftaught.modality.image.decode")
+    assert module.decode_jpeg is not None, "the development environment has the extra"
+    data = encoded(noise(301, 151).convert(mode), "JPEG", **options)
+    fast = decode(data, short_side=short_side)
+    monkeypatch.setattr(module, "decode_jpeg", None)
+    np.testing.assert_array_equal(fast, decode(data, short_side=short_side))
+
+
+def test_a_jpeg_the_fast_decoder_refuses_goes_to_pil() -> None:
+    """CMYK is not its business, and PIL says what is wrong with damaged bytes."""
+    image = noise(400, 240)
+    assert decode(encoded(image.convert("CMYK"), "JPEG")).shape == (3, 240, 400)
+    data = encoded(image, "JPEG")
+    with pytest.raises(BadSample, match="truncated JPEG"):
+        decode(data[: len(data) // 2])
 
 
 def test_reduced_decoding_is_close_to_full_decoding() -> None:

@@ -30,9 +30,11 @@ def on_canvas(pictures: Sequence[np.ndarray], channels: int) -> Pictures:
     """
     size = np.array([picture.shape[1:] for picture in pictures], dtype=np.int64).reshape(-1, 2)
     height, width = size.max(axis=0, initial=0)
-    canvas = np.zeros((len(pictures), height, width, channels), np.uint8).transpose(0, 3, 1, 2)
-    for row, picture in zip(canvas, pictures):
-        row[:, : picture.shape[1], : picture.shape[2]] = picture
+    canvas = np.empty((len(pictures), height, width, channels), np.uint8).transpose(0, 3, 1, 2)
+    for row, picture, (h, w) in zip(canvas, pictures, size.tolist()):
+        row[:, :h, :w] = picture
+        row[:, h:] = 0
+        row[:, :h, w:] = 0
     return torch.from_numpy(canvas), torch.from_numpy(size)
 
 

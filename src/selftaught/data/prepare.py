@@ -17,7 +17,7 @@ from selftaught.data.loaders import Loader
 from selftaught.data.source import Skipped
 from selftaught.errors import BadSample, UserError
 
-FORMAT = 2  # of the prepared folder; part of its key
+FORMAT = 3  # of the prepared folder; part of its key
 _BLOCK = 4 * 2**20  # bytes decoded by a thread before it hands them over
 _PROBES = 32
 T = TypeVar("T")

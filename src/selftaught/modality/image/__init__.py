@@ -11,7 +11,7 @@ from selftaught.modality.image import colour
 from selftaught.modality.image.resample import Blur, Crops
 from selftaught.modality.image.views import DRAWS, Parameters, View, sample
 
-_BLOCK_FLOATS = 1 << 18
+_BLOCK_FLOATS, _BLOCK_VIEWS = 1 << 18, 3  # what stays in cache, but not so few views that calls cost more than work
 
 __all__ = ["ImageModality", "Parameters", "View", "apply", "sample"]
 
@@ -33,7 +33,7 @@ def apply(
     """
     b, c = pixels.shape[:2]
     out = torch.empty(b, c, side, side, device=pixels.device)
-    block = max(1, _BLOCK_FLOATS // (c * side**2)) if pixels.device.type == "cpu" else b
+    block = max(_BLOCK_VIEWS, _BLOCK_FLOATS // (c * side**2)) if pixels.device.type == "cpu" else b
     scales = list(zip(*(normalise or ((0.0,) * c, (1.0,) * c))))
     units: colour.Units = (tuple(-mean / std for mean, std in scales), tuple((1 - mean) / std for mean, std in scales))
     scratch = out.new_empty(c * min(b, block) * side**2)  # one for all blocks: fresh memory is slower than all the rest
