@@ -17,6 +17,10 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.modality.corpus import english
+
 BLOCK = re.compile(r"^```(bash|python)(?: file=(\S+))?\n(.*?)^```", re.M | re.S)
 SETUP = ("make ", "pip ", "git ", "cd ", "torchrun ")
 BUDGETS = ((r"--minutes [\d.]+", "--steps 30"), (r"--epochs [\d.]+", "--epochs 2"))
@@ -34,6 +38,26 @@ def pictures(folder: Path) -> None:
         if i < 40:
             (folder / "new").mkdir(exist_ok=True)
             picture.save(folder / "new" / f"{i:04d}.png")
+
+
+def texts(folder: Path) -> None:
+    """`texts`: docstrings of the standard library, a folder for each module; `reviews.csv`: Chinese, label and review."""
+    for i, (text, module) in enumerate(english()):
+        target = folder / "texts" / module
+        target.mkdir(parents=True, exist_ok=True)
+        (target / f"{i:04d}.txt").write_text(text, "utf-8")
+    dishes, words = (
+        ("面条", "米饭", "披萨", "饺子", "烤鸭", "豆腐", "牛肉", "蛋糕"),
+        {"1": "好吃热便宜新鲜", "0": "难吃冷昂贵油腻"},
+    )
+    rows = [
+        f"{label},{dish}{word}，第{i}次点{other}也{word}。"
+        for label, characters in words.items()
+        for word in (characters[:2], characters[2], characters[3:5], characters[5:])
+        for dish in dishes
+        for i, other in enumerate(dishes)
+    ]
+    (folder / "reviews.csv").write_text("label,review\n" + "\n".join(rows) + "\n", "utf-8")
 
 
 def shortened(line: str) -> str:
@@ -72,6 +96,7 @@ def main(names: list[str]) -> None:
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             pictures(Path(folder))
+            texts(Path(folder))
             count = run(Path(name).resolve(), Path(folder))
             if not count:
                 sys.exit(f"{name}: no command was found; the check would prove nothing")

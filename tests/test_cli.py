@@ -116,6 +116,10 @@ def _text_only(folder: Path) -> None:
     (folder / "notes.txt").write_text("no picture")
 
 
+def _no_data(folder: Path) -> None:
+    (folder / "notes.doc").write_text("no picture")
+
+
 def _false_jpeg(folder: Path) -> None:
     (folder / "a.jpg").write_text("I am text")
 
@@ -159,7 +163,8 @@ def _same(folder: Path) -> None:
     ("fill", "said"),
     [
         (lambda folder: None, r"no picture in .* \(it is empty\); pictures end in \.jpg"),
-        (_text_only, r"no picture in .* \(it holds 1 \.txt\)"),
+        (_text_only, r"holds one document only; many are needed"),
+        (_no_data, r"no picture in .* \(it holds 1 \.doc\)"),
         (_false_jpeg, r"1 of 1 pictures in .* cannot be used, .*a\.jpg: not a picture \(starts with b'I am tex'\)"),
         (_zero_bytes, r"3 of 3 pictures in .* cannot be used, .*0\.jpg: empty file"),
         (_truncated, r"3 of 3 pictures in .* cannot be used, .*0\.jpg: truncated JPEG"),
@@ -168,7 +173,18 @@ def _same(folder: Path) -> None:
         (_one, r"holds one image only; pass a folder or list of many pictures"),
         (_same, r"a hold-out share of 0\.1 takes \w+ of these 20 samples"),
     ],
-    ids=["empty", "text", "text as .jpg", "zero bytes", "truncated", "1 x 1", "bomb", "one picture", "all the same"],
+    ids=[
+        "empty",
+        "text",
+        "no data",
+        "text as .jpg",
+        "zero bytes",
+        "truncated",
+        "1 x 1",
+        "bomb",
+        "one picture",
+        "all the same",
+    ],
 )
 @pytest.mark.parametrize("verb", ["pretrain", "inspect"])
 def test_unusable_folder(refused: Refused, tmp_path: Path, verb: str, fill: Callable[[Path], None], said: str) -> None:
@@ -248,9 +264,9 @@ _PRETRAIN = [
     (["--lr", 0], "--lr 0 is not above 0"),
     (["--lr", "nan"], "--lr nan is not above 0"),
     (["--lr", "inf"], "--lr inf is not above 0"),
-    (["--size", 0], "--size 0 is below 8 pixels; use --size 8 or more"),
-    (["--size", 2], "--size 2 is below 8 pixels; use --size 8 or more"),
-    (["--size", -5], "--size -5 is below 8 pixels; use --size 8 or more"),
+    (["--size", 0], "--size 0 is below 8; use --size 8 or more"),
+    (["--size", 2], "--size 2 is below 8; use --size 8 or more"),
+    (["--size", -5], "--size -5 is below 8; use --size 8 or more"),
     (["--holdout", 1.5], "--holdout 1.5 is not between 0 and 1; use for example 0.1"),
     (["--holdout", 0], "--holdout 0 is not between 0 and 1"),
     (["--holdout", -1], "--holdout -1 is not between 0 and 1"),

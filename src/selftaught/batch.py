@@ -16,7 +16,8 @@ class Batch:
     """Decoded samples, not yet augmented, and the keys of their randomness.
 
     inputs: tensors of one kind of data, first dimension B. Images: `pixels` uint8 [B, C, H, W], each picture in the
-        upper left corner of a canvas, and `size` int64 [B, 2], its true height and width.
+        upper left corner of a canvas, and `size` int64 [B, 2], its true height and width. Text: `ids` int64 [B, L],
+        `length` int64 [B] and `starts` bool [B, L] (see `TextModality`).
     index: int64 [B], each sample's position in its source: its identity, whatever batch it comes in.
     seed, step: with `index`, the key of every random draw made for this batch.
     labels: int64 [B] or None; -1 where unknown. Only supervised tasks may read it.
@@ -46,6 +47,15 @@ class Batch:
         `stream` names the purpose (first view, second view, mask ...), so that two purposes never share draws.
         """
         return rng.uniform(rng.fold(self.seed, self.step, stream), self.index, n)
+
+
+class Tokens(NamedTuple):
+    """What an encoder of text reads: ids int64 [B, L]; valid bool [B, L], real tokens, the first of each row; starts bool
+    [B, L], which of them begin a word."""
+
+    ids: Tensor
+    valid: Tensor
+    starts: Tensor
 
 
 class Encoded(NamedTuple):

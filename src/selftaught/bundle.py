@@ -7,6 +7,7 @@ encoder/
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selftaught import __version__
+from selftaught.batch import Batch
 from selftaught.disk import filling, sync, write_json, write_text
 from selftaught.encoders import Encoder, EncoderConfig, build
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
-from selftaught.modality.image import ImageModality
 from selftaught.settings import from_json, load_json, to_json
 
 WEIGHTS = "encoder.safetensors"
-_MODALITIES = {"image": ImageModality}
+PREPROCESSING = "preprocessing"
+"""Folder, in a run or a bundle, of the files that belong to the preprocessing (a tokenizer)."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,36 @@ class Bundle:
     modality: Modality
     info: dict[str, Any]
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Features [B, width] of pictures uint8 [B, C, H, W]."""
-        from selftaught.batch import Batch
-
-        b, _, h, w = pixels.shape
-        size = torch.tensor([[h, w]]).expand(b, 2)
-        batch = Batch({"pixels": pixels, "size": size}, torch.arange(b), seed=0, step=0)
+    def __call__(self, samples: Tensor | Sequence[str]) -> Tensor:
+        """Features [B, width] of pictures uint8 [B, C, H, W], or of texts (their first `modality.size` tokens)."""
+        inputs = self.modality.inputs(samples)
+        batch = Batch(inputs, torch.arange(len(samples)), seed=0, step=0)
         with torch.inference_mode():
             return self.encoder(self.modality.plain(batch)).pooled
 
 
-def modality_from_json(kind: str, data: dict[str, Any]) -> Modality:
-    """The preprocessing that `Modality.to_json` described, of one kind of data."""
-    if kind not in _MODALITIES:
-        raise UserError(f"kind of data '{kind}' is unknown to this version; known: {', '.join(_MODALITIES)}")
-    return _MODALITIES[kind].from_json(data)
+def modality_from_json(kind: str, data: dict[str, Any], folder: Path | None = None) -> Modality:
+    """The preprocessing that `Modality.to_json` described, of one kind of data; its files lie in `folder`."""
+    if kind == "image":
+        from selftaught.modality.image import ImageModality
+
+        return ImageModality.from_json(data)
+    if kind != "text":
+        raise UserError(f"kind of data '{kind}' is unknown to this version; known: image, text")
+    from selftaught.modality.text import TextModality
+
+    try:
+        files = {} if folder is None else {p.name: p.read_text("utf-8") for p in folder.iterdir() if p.is_file()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"'{folder}' cannot be read: {error}") from error
+    return TextModality.from_json(data, files)
+
+
+def write_files(folder: Path, modality: Modality) -> None:
+    """Write the files that belong to a preprocessing, if any, into `folder`/preprocessing."""
+    for name, text in modality.files().items():
+        (folder / PREPROCESSING).mkdir(exist_ok=True)
+        write_text(folder / PREPROCESSING / name, text)
 
 
 def save(
@@ -83,6 +99,7 @@ def save(
             for name, group in {WEIGHTS: bare, **(extra or {})}.items():
                 save_file(group, temporary / name, metadata={"format": "pt"})
                 sync(temporary / name)
+            write_files(temporary, modality)
             write_json(temporary / "config.json", config)
             write_text(temporary / "README.md", _card(config))
             shutil.rmtree(folder, ignore_errors=True)
@@ -118,7 +135,7 @@ def load(path: Path) -> Bundle:
         raise UserError(f"'{folder / WEIGHTS}' does not fit its config.json: {str(error).splitlines()[0]}") from error
     return Bundle(
         encoder.eval().requires_grad_(False),
-        modality_from_json(config.get("kind", "?"), config.get("modality", {})),
+        modality_from_json(config.get("kind", "?"), config.get("modality", {}), folder / PREPROCESSING),
         config,
     )
 
@@ -128,7 +145,9 @@ def _card(config: dict[str, Any]) -> str:
     lines = [
         f"# {encoder['name']}, pretrained with {config.get('pretext', '?')}",
         "",
-        f"- pictures: {encoder['size']} px, {encoder['channels']} channels",
+        f"- text: at most {encoder['size']} tokens, of a vocabulary of {encoder['vocabulary']}"
+        if encoder["vocabulary"]
+        else f"- pictures: {encoder['size']} px, {encoder['channels']} channels",
         f"- features: {config['width']} numbers a sample",
         f"- steps: {config.get('steps')}, batch: {config.get('batch')}, seed: {config.get('seed')}",
         f"- data: `{config.get('data')}`, hash `{config.get('data_hash')}`",
@@ -137,7 +156,9 @@ def _card(config: dict[str, Any]) -> str:
         "```python",
         "import selftaught",
         'bundle = selftaught.load("PATH")',
-        "features = bundle(pixels)  # uint8 [B, C, H, W] -> float32 [B, width]",
+        "features = bundle(texts)  # list of str -> float32 [B, width]"
+        if encoder["vocabulary"]
+        else "features = bundle(pixels)  # uint8 [B, C, H, W] -> float32 [B, width]",
         "```",
         "",
         "`evaluation.json` in the run folder says what pretraining was worth.",

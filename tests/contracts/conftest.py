@@ -1,5 +1,6 @@
-"""Every pretext task on real pictures small enough for a test: scikit-learn's 8 x 8 digits, enlarged to 16 px."""
+"""Every pretext task on real data small enough for a test: scikit-learn's 8 x 8 digits, enlarged to 16 px; docstrings."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,21 +12,28 @@ from sklearn.datasets import load_digits
 from selftaught import rng
 from selftaught.batch import Batch
 from selftaught.data import Source, open_data
+from selftaught.data.texts import from_list
+from selftaught.data.tokens import tokenized
 from selftaught.encoders import EncoderConfig, build
+from selftaught.encoders.transformers_models import describe
 from selftaught.modality.image import ImageModality
+from selftaught.modality.text import TextModality, Tokenizer
 from selftaught.pretext import Pretext, find
+from tests.modality.corpus import english
 
-SIZE = 16
+SIZE, LENGTH = 16, 32
 
 
 class Digits(NamedTuple):
+    """Samples of a kind, and which of them teach and test."""
+
     source: Source
     train: np.ndarray
     test: np.ndarray
 
 
-@pytest.fixture(scope="session")
-def digits() -> Digits:
+@functools.cache
+def small_digits() -> Digits:
     found = load_digits()
     images = torch.from_numpy(found.images)[:, None] * (255 / 16)
     pixels = torch.nn.functional.interpolate(images, size=SIZE, mode="bicubic").clamp(0, 255).to(torch.uint8)
@@ -34,21 +42,57 @@ def digits() -> Digits:
     return Digits(source, np.sort(order[:1300]), np.sort(order[1300:]))
 
 
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    return small_digits()
+
+
+@functools.cache
+def text_modality() -> TextModality:
+    return TextModality(Tokenizer.train([text for text, _ in english()], "wordpiece", 1000), LENGTH)
+
+
+@functools.cache
+def docstrings() -> Digits:
+    texts, modules = zip(*english())
+    source = from_list(texts, modules)
+    tokens = tokenized(source, text_modality().tokenizer, LENGTH - 2, None, lambda done, total: None)
+    order = rng.permutation(len(source), 0)
+    return Digits(tokens, np.sort(order[: len(order) * 3 // 4]), np.sort(order[len(order) * 3 // 4 :]))
+
+
+def data_of(name: str) -> Digits:
+    """Real data that a task works on."""
+    return docstrings() if find(name).kinds == {"text"} else small_digits()
+
+
+def batch_of(name: str, n: int = 24) -> Batch:
+    source, train, _ = data_of(name)
+    assert source.labels is not None
+    index = train[:n]
+    labels = torch.from_numpy(source.labels[index])
+    return Batch(source.fetch(index), torch.from_numpy(index), seed=3, step=5, labels=labels)
+
+
 @pytest.fixture
-def batch(digits: Digits) -> Batch:
-    index = digits.train[:24]
-    assert digits.source.labels is not None
-    labels = torch.from_numpy(digits.source.labels[index])
-    return Batch(digits.source.fetch(index), torch.from_numpy(index), seed=3, step=5, labels=labels)
+def batch(request: pytest.FixtureRequest) -> Batch:
+    """A batch for the task that the test is about, of pictures where it names none."""
+    known = getattr(request.node, "callspec", None)
+    return batch_of(known.params.get("name", "simclr") if known else "simclr")
 
 
 def make(name: str, encoder: str | None = None, seed: int = 0, **settings: object) -> Pretext:
     kind = find(name)
-    chosen = encoder or ("vit_micro" if "keep" in kind.needs else "resnet10_x0.25")
-    modality = ImageModality(SIZE, 1, (0.3,), (0.37,))
+    text = kind.kinds == {"text"}
+    if text:
+        options, size = describe("bert_tiny"), text_modality().tokenizer.vocabulary
+        config = EncoderConfig("bert_tiny", LENGTH, 0, options=options, vocabulary=size)
+    else:
+        config = EncoderConfig(encoder or ("vit_micro" if "keep" in kind.needs else "resnet10_x0.25"), SIZE, 1)
+    modality = text_modality() if text else ImageModality(SIZE, 1, (0.3,), (0.37,))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return kind(build(EncoderConfig(chosen, SIZE, 1), seed), modality, kind.Config(**settings))
+        return kind(build(config, seed), modality, kind.Config(**settings))
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@ import json
 import numpy as np
 import pytest
 from pictures import encoded, folder, pixels, save
+from tests.modality.corpus import english
 
 from selftaught.data import open_data
 from selftaught.data.audit import audit, offers, rotation_accuracy
 from selftaught.data.similar import MIN_CORRELATION, dhash, groups, near_pairs, thumbnails
+from selftaught.data.text_audit import audit_texts, text_offers
+from selftaught.data.texts import TextSource
 from selftaught.pretext import available, find
 
 
@@ -116,4 +119,7 @@ def test_offers():
 def test_tasks_want_what_data_can_offer():
     rng = np.random.default_rng(0)
     known = set(offers(audit(open_data(rng.integers(0, 255, (4, 8, 8), dtype=np.uint8)))))
-    assert all(find(name).wants <= known for name in available())
+    texts = open_data([text for text, _ in english()])
+    assert isinstance(texts, TextSource)
+    words = set(text_offers(audit_texts(texts)))
+    assert all(find(name).wants <= (known if "image" in find(name).kinds else words) for name in available())

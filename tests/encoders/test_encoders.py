@@ -117,7 +117,7 @@ def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
 def test_bad_requests_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown encoder 'resnt18'; did you mean 'resnet18'"):
         build(EncoderConfig("resnt18", 32))
-    with pytest.raises(UserError, match="below 8 px"):
+    with pytest.raises(UserError, match="size 4 is below 8"):
         build(EncoderConfig("resnet18", 4))
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="do not fit encoder 'resnet18'") as error:

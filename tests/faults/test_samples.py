@@ -206,7 +206,7 @@ def test_state_is_untouched_by_a_step_that_is_not_finite(bad: str, accumulate: i
     ("splits", "remedy"),
     [
         (True, "--batch 8 or --set train.accumulate=2 (the same gradient in half the memory)"),
-        (False, "--batch 8 (this"),
+        (False, "--batch 8 (smaller micro-batches"),
     ],
 )
 def test_out_of_memory_is_one_line(tmp_path: Path, splits: bool, remedy: str) -> None:

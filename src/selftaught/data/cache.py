@@ -24,6 +24,11 @@ def cache_root(cache: Path | None) -> Path:
     return Path(given) if given else Path.home() / ".cache" / "selftaught" / "prepared"
 
 
+def cache_or_none() -> Path | None:
+    """Where prepared data goes by default, or None where $SELFTAUGHT_CACHE is off."""
+    return None if os.environ.get("SELFTAUGHT_CACHE") == "off" else cache_root(None)
+
+
 def free_bytes(folder: Path) -> int:
     """Bytes that may still be written at `folder`, which need not exist yet, less a margin."""
     while not folder.exists():

@@ -1,4 +1,4 @@
-"""One entry for whatever the user has: open_data."""
+"""One entry for whatever the user has: open_data. Which kind of data it is follows from the files."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from selftaught.data import arrays, tables
+from selftaught.data import arrays, tables, texts
 from selftaught.data.cache import cache_root, free_bytes, show_bytes
 from selftaught.data.images import EqualStore, ImageSource
 from selftaught.data.listing import Listing, labels_from_folders, number_labels, scan_folder
@@ -27,7 +27,7 @@ from selftaught.data.prepare import (
     prepared_bytes,
 )
 from selftaught.data.shards import expand_braces, list_shards
-from selftaught.data.source import Source
+from selftaught.data.source import Skipped, Source
 from selftaught.errors import UserError
 
 PICTURE_SUFFIXES = frozenset(
@@ -49,7 +49,10 @@ PICTURE_SUFFIXES = frozenset(
         ".mpo",
     ]
 )
-_KINDS = "a folder, a .txt, .csv, .tsv or .parquet list of paths, a .npy or .npz file, .tar shards"
+_KINDS = (
+    "a folder, a .txt, .csv, .tsv or .parquet list of paths, a .npy or .npz file, .tar shards; or text: a folder of .txt, "
+    "a .txt or .jsonl, a table with a text column"
+)
 
 
 def _silent(*_: Any) -> None:
@@ -67,26 +70,30 @@ def open_data(
     say: Callable[[str], None] = _silent,
     progress: Progress = _silent,
 ) -> Source:
-    """Open pictures, whatever holds them.
+    """Open pictures or text, whatever holds them.
 
     data: a folder (read recursively; class folders give labels), a list of paths, also as a .txt, .csv, .tsv or
         .parquet file, a .npy or .npz file, a .tar, a folder of them or `shard-{0000..0009}.tar`, a NumPy array or
-        tensor, a pair (array, labels), or a map-style torch Dataset of pictures or (picture, label).
+        tensor, a pair (array, labels), or a map-style torch Dataset of pictures or (picture, label). Text: a folder of
+        .txt (class folders give labels), a .txt of lines or paragraphs, .jsonl, a table with a text column, or a list of
+        strings that are no files.
     cache: folder for prepared data; None: $SELFTAUGHT_CACHE or ~/.cache/selftaught/prepared; False (or
         SELFTAUGHT_CACHE=off): no cache, decode at every fetch. Where the default folder's disk is too small, the same
         is done and said.
     short_side: pictures whose short side is larger are stored with this one (files and Datasets; arrays stay).
     path_column, label_column: of a table, where they are not called path or label; in a path itself they are
-        written TABLE?path=COLUMN&label=COLUMN.
+        written TABLE?path=COLUMN&label=COLUMN, and for text ?text=COLUMN&label=COLUMN and ?split=line, blank or file.
     max_bad: share of unusable samples above which opening fails.
     say: told, in one line each, what is written, reused or left out. progress: called with (done, total).
 
-    Raises UserError where the data cannot be read, too much of it is bad or fewer than two pictures are usable.
+    Raises UserError where the data cannot be read, too much of it is bad or fewer than two samples are usable.
     """
     options = _Options(cache, short_side, max_bad, say, progress)
     if isinstance(data, str | os.PathLike):
         return _open_path(str(data), options, path_column, label_column)
     if isinstance(data, list | tuple) and data and all(isinstance(item, str | os.PathLike) for item in data):
+        if not any(texts.is_file(Path(item)) for item in data[:16]) and all(isinstance(item, str) for item in data):
+            return texts.from_list([str(item) for item in data])
         return _open_listing(tables.list_paths(Path("the list"), [(os.fspath(item), None) for item in data]), options)
     if isinstance(data, tuple) and len(data) == 2:
         return _open_array(_array(data[0]), _array(data[1]), "the array", say)
@@ -114,12 +121,15 @@ class _Options:
 
 
 def _open_path(data: str, options: _Options, path_column: str | None, label_column: str | None) -> Source:
-    path = Path(data).expanduser()
+    path, given = Path(data).expanduser(), dict[str, str]()
     if "?" in path.name and not path.exists():  # TABLE?path=COLUMN&label=COLUMN
         path, given = path.with_name(path.name.partition("?")[0]), dict(parse_qsl(path.name.partition("?")[2]))
-        if unknown := sorted(set(given) - {"path", "label"}):
-            raise UserError(f"'{unknown[0]}' after ? names no column; use {path.name}?path=COLUMN&label=COLUMN")
+        if unknown := sorted(set(given) - {"path", "label", "text", "split"}):
+            raise UserError(
+                f"'{unknown[0]}' after ? names no column; use {path.name}?path=COLUMN&label=COLUMN, or text=COLUMN"
+            )
         path_column, label_column = given.get("path", path_column), given.get("label", label_column)
+    plan = texts.Plan(given.get("split"), given.get("text"), label_column)
     suffix = path.suffix.lower()
     if suffix in arrays.SUFFIXES and path.is_file():
         return _open_array(*arrays.load_array(path), str(path), options.say)
@@ -128,7 +138,16 @@ def _open_path(data: str, options: _Options, path_column: str | None, label_colu
     elif not path.exists():
         raise UserError(f"{path} does not exist; pass {_KINDS}")
     elif path.is_dir():
+        stamps, skipped, _ = scan_folder(path, PICTURE_SUFFIXES | texts.SUFFIXES | {".tar"})
+        written = [stamp for stamp in stamps if Path(stamp[0]).suffix.lower() in texts.SUFFIXES]
+        if plan.split or plan.text or 2 * len(written) > len(stamps):
+            if len(stamps) > len(written):
+                options.say(f"{len(stamps) - len(written)} pictures or .tar beside the texts in {path} are not read")
+            return _open_texts(path, written, skipped, plan, options)
         listing = _list_folder(path, options.say)
+    elif suffix in texts.SUFFIXES | texts.TABLES and path_column is None and _is_text(path, plan):
+        status = path.stat()
+        return _open_texts(path, [(path.name, status.st_size, status.st_mtime_ns)], [], plan, options)
     elif suffix in tables.SUFFIXES:
         listing = tables.list_table(path, path_column=path_column, label_column=label_column)
     elif suffix == ".tar":
@@ -140,6 +159,30 @@ def _open_path(data: str, options: _Options, path_column: str | None, label_colu
     for note in listing.notes:
         options.say(note)
     return _open_listing(listing, options)
+
+
+def _is_text(path: Path, plan: texts.Plan) -> bool:
+    if path.suffix.lower() in texts.TABLES:
+        return texts.has_text_column(path, plan, tables.PATH_COLUMNS)
+    return path.suffix.lower() == ".jsonl" or not texts.is_list_of_paths(path, PICTURE_SUFFIXES)
+
+
+def _open_texts(
+    root: Path,
+    stamps: list[tuple[str, int, int]],
+    skipped: list[Skipped],
+    plan: texts.Plan,
+    options: "_Options",
+) -> Source:
+    off = options.cache is False or (options.cache is None and os.environ.get("SELFTAUGHT_CACHE") == "off")
+    cache = None if off or options.cache is False else cache_root(options.cache)
+    return texts.open_texts(
+        *(root, stamps, skipped, plan),
+        cache=cache,
+        max_bad=options.max_bad,
+        say=options.say,
+        progress=options.progress,
+    )
 
 
 def _list_folder(root: Path, say: Callable[[str], None]) -> Listing:

@@ -13,15 +13,17 @@ from selftaught.batch import Encoded
 class EncoderConfig:
     """All that is needed to build an encoder again.
 
-    name: a small encoder of our own (`resnet10_x0.5`, `vit_micro` ...) or any timm model name.
-    size, channels: the pictures it reads, in pixels and planes.
+    name: a small encoder of our own (`resnet10_x0.5`, `vit_micro` ...), any timm model name, or an encoder of text
+        (`bert_mini` ..., or a local Hugging Face folder).
+    size, channels: the pictures it reads, in pixels and planes; of text, size is the longest sequence in tokens.
     weights: None (random), a local file (.safetensors, or .pth read without executing code), "timm" to take the weights
         timm publishes under that name, or "hf:REPO" for those of a Hugging Face repository; the latter two may need the
         network.
     drop_path: stochastic depth rate, where the architecture has it.
     published: build the architecture as its authors did, as it is wherever `weights` are given. Otherwise its stem, its
         patches and its pooling are fitted to small pictures and to being trained from nothing.
-    options: further arguments of timm's model, of a repository that names some.
+    options: further arguments of timm's model, of a repository that names some; of text, the whole configuration.
+    vocabulary: token ids that an encoder of text knows; 0 says that it reads pictures.
     """
 
     name: str
@@ -31,6 +33,7 @@ class EncoderConfig:
     drop_path: float = 0.0
     published: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    vocabulary: int = 0
 
     def bare(self) -> "EncoderConfig":
         """The same architecture with random weights, which neither a file nor a hub is asked for."""
@@ -49,11 +52,12 @@ class EncoderConfig:
 
 
 class Encoder(nn.Module):
-    """inputs -> Encoded(tokens [B, N, D], pooled [B, width], valid).
+    """inputs -> Encoded(tokens [B, N, D], pooled [B, width], valid). Inputs are views of pictures, or `Tokens` of text.
 
     abilities: what a pretext task may ask for beyond `forward(inputs)`:
         "keep": `forward(inputs, keep)` with keep int64 [B, K] encodes only those tokens, so that masked tokens cost
         nothing; `grid` (rows, columns) and `patch` (side in pixels) are then set.
+        "masked_head": `masked_head()` makes what predicts hidden tokens, and `embeddings` [V, D] is the table it is tied to.
     """
 
     config: EncoderConfig
@@ -64,7 +68,7 @@ class Encoder(nn.Module):
     patch: int = 0
     depth: int = 1
 
-    def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Encoded:
+    def forward(self, inputs: Any, keep: Tensor | None = None) -> Encoded:
         """Encode a batch; `keep` only where "keep" is among the abilities."""
         raise NotImplementedError
 

@@ -88,10 +88,15 @@ def load_weights(encoder: Encoder, path: Path) -> None:
 def build(config: EncoderConfig, seed: int = 0) -> Encoder:
     """Build an encoder; its random weights are a function of `seed` and leave the global generator as it was."""
     if config.size < 8:
-        raise UserError(f"size {config.size} is below 8 px; use --size 8 or more")
+        raise UserError(f"size {config.size} is below 8; use --size 8 or more")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = build_timm(config)
+        if config.vocabulary:
+            from selftaught.encoders.transformers_models import build_transformers
+
+            encoder: Encoder = build_transformers(config)
+        else:
+            encoder = build_timm(config)
     if config.weights_file is not None:
         load_weights(encoder, config.weights_file)
     return encoder

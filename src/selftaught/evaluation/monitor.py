@@ -68,7 +68,10 @@ class HealthMonitor:
         run.append("health.jsonl", {**dataclasses.asdict(row), **more})
         news, self.read = run.rows_after("log.jsonl", self.read)
         self.losses += [r["loss"] for r in news]
-        alarm = diagnose(self.history, self.losses, self.chance) or diagnose(self.projected, self.losses)
+        collapses = trainer.task.collapses
+        alarm = diagnose(self.history, self.losses, self.chance, collapses) or diagnose(
+            self.projected, self.losses, None, collapses
+        )
         if alarm is not None and alarm.kind not in {r["name"] for r in run.rows("alarms.jsonl")}:
             words = {"seen": alarm.seen, "cause": alarm.cause, "remedy": alarm.remedy}
             run.append("alarms.jsonl", {"step": step, "name": alarm.kind, **words})

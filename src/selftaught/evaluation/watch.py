@@ -48,20 +48,22 @@ class Alarm:
         return f"step {self.step}: {self.kind}: {self.seen}. Likely cause: {self.cause}. Remedy: {self.remedy}."
 
 
-def diagnose(history: Sequence[HealthRow], losses: Sequence[float], chance: float | None = None) -> Alarm | None:
+def diagnose(
+    history: Sequence[HealthRow], losses: Sequence[float], chance: float | None = None, collapses: bool = True
+) -> Alarm | None:
     """The first thing that is wrong with a run, or None.
 
     history: measures of the same samples from step 0 on; the first one, before training, is what the others are held
         against. Best of the output that the loss acts on (the projector's): an encoder with BatchNorm may keep its
         spread while the projector behind it has collapsed. losses: one per step since step
         0. chance: the loss of a model that knows nothing (log(2N - 1) for SimCLR with N samples, log 4 for rotation);
-        None where the pretext has none.
+        None where the pretext has none. collapses: whether the loss could be met by one feature for all.
     """
     return (
         _not_finite(history, losses)
         or _diverging(losses, chance)
-        or _complete(history, losses)
-        or _dimensional(history)
+        or (_complete(history, losses) if collapses else None)
+        or (_dimensional(history) if collapses else None)
         or _still(history)
         or _at_chance(losses, chance)
     )

@@ -9,16 +9,20 @@ from selftaught.batch import Batch
 
 
 class Modality(ABC):
-    """Turns a Batch of decoded samples into what an encoder reads."""
+    """Turns a Batch of decoded samples into what an encoder reads: a tensor of pictures, `Tokens` of text.
+
+    size: of what an encoder reads: the side of a picture in pixels, the longest text in tokens.
+    """
 
     name: ClassVar[str]
+    size: int
 
     @abstractmethod
-    def view(self, batch: Batch, view: Any, stream: int) -> Tensor:
+    def view(self, batch: Batch, view: Any, stream: int) -> Any:
         """A random view of each sample, normalised; a function of (batch.seed, batch.step, stream, batch.index)."""
 
     @abstractmethod
-    def plain(self, batch: Batch) -> Tensor:
+    def plain(self, batch: Batch) -> Any:
         """The view without randomness, for evaluation."""
 
     @abstractmethod
@@ -30,5 +34,13 @@ class Modality(ABC):
         """The weak augmentation (crop and flip) of predictive and masked methods."""
 
     @abstractmethod
+    def inputs(self, samples: Any) -> dict[str, Tensor]:
+        """A batch's inputs from raw samples: pictures uint8 [B, C, H, W], or texts."""
+
+    @abstractmethod
     def to_json(self) -> dict[str, object]:
-        """All that is needed to preprocess in the same way elsewhere."""
+        """All that is needed to preprocess in the same way elsewhere, but for what is in `files`."""
+
+    def files(self) -> dict[str, str]:
+        """Text files that belong to it, by name: a tokenizer, say."""
+        return {}

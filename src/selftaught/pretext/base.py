@@ -23,8 +23,10 @@ class Pretext(nn.Module, ABC):
         wants: what the data should offer, in the words of `data.audit.offers`; `selftaught inspect` says whether it does.
         supervised: whether it reads labels. A contract test changes the labels and demands the same loss otherwise.
         small_machine: settings that replace the paper's where there is no GPU: published ones are for hundreds of epochs.
+        collapses: whether giving all samples one feature could satisfy its loss, so that the watchdog looks for it. Not so
+            where hidden tokens are predicted: features of a text's tokens share a large mean, which is no collapse.
         splits_batch: whether micro-batches of an accumulated step give the same gradient as the whole batch; not so for
-            losses that compare the samples of a batch.
+            losses that compare the samples of a batch, or take the mean over what differs in number.
     """
 
     Config: ClassVar[type]
@@ -35,6 +37,7 @@ class Pretext(nn.Module, ABC):
     wants: ClassVar[frozenset[str]] = frozenset()
     supervised: ClassVar[bool] = False
     small_machine: ClassVar[dict[str, Any]] = {}
+    collapses: ClassVar[bool] = True
     splits_batch: ClassVar[bool] = True
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Any) -> None:

@@ -275,6 +275,6 @@ def out_of_memory(error: Exception, config: TrainConfig, task: Any, saved: int |
     if task.splits_batch:
         remedy += f" or --set train.accumulate={config.accumulate * 2} (the same gradient in half the memory)"
     else:
-        remedy += " (this task compares the samples of a batch, so smaller micro-batches would change its loss)"
+        remedy += " (smaller micro-batches would change this task's loss)"
     kept = "Nothing was saved yet" if saved is None else f"The checkpoint of step {saved} is whole"
     return RunStopped(f"out of memory at batch {config.batch}; use {remedy}. {kept}")

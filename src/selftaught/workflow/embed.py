@@ -12,6 +12,7 @@ from selftaught import bundle, disk
 from selftaught.errors import UserError
 from selftaught.evaluation.features import encode
 from selftaught.train.progress import Meter
+from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.prepare import open_source, pick_device, still_readable
 
 
@@ -27,10 +28,14 @@ def embed(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     source = open_source(data, loaded.encoder.config.size, quiet)
     where = torch.device(pick_device(device))
-    with Meter("embed", len(source), quiet=quiet) as meter:
-        features = encode(
-            loaded.encoder, loaded.modality, source, np.arange(len(source)), where, lambda done, _: meter.update(done)
-        ).numpy()
+    kind = kind_called(loaded.modality.name)
+    reading = kind.reading(source, loaded.modality, np.arange(len(source)), quiet)
+    with Meter("embed", len(reading.rows), quiet=quiet) as meter:
+        found = encode(
+            *(loaded.encoder, loaded.modality, reading.source, reading.rows, where),
+            lambda done, _: meter.update(done),
+        )
+    features = reading.joined(found, len(source)).numpy()
     here = still_readable(source)
     features, names = features[here], [source.names[i] for i in here.tolist()]
     with disk.replacing(out) as temporary:

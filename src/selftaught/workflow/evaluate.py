@@ -10,7 +10,6 @@ from torch import Tensor
 
 from selftaught import bundle, disk, rng
 from selftaught.data import Source, holdout
-from selftaught.data.images import ImageSource
 from selftaught.encoders import build, named
 from selftaught.errors import UserError
 from selftaught.evaluation import efficiency, features
@@ -19,6 +18,7 @@ from selftaught.evaluation.verdict import verdict
 from selftaught.reporting import make_atlas, results_table, write_report
 from selftaught.settings import digest, load_json
 from selftaught.train.progress import Meter
+from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.prepare import open_source, pick_device, positive, say
 
 _ATLAS = 1500
@@ -29,9 +29,9 @@ _LEAST_TEST = 20
 class Split:
     """Labelled samples for the probes and samples to test on; the two may lie in different sources."""
 
-    train: ImageSource
+    train: Source
     train_index: np.ndarray
-    test: ImageSource
+    test: Source
     test_index: np.ndarray
     protocol: dict[str, Any]
 
@@ -51,7 +51,7 @@ def labelled(source: Source, what: str) -> np.ndarray:
     """Positions of the samples with a label; UserError where there are none."""
     known = np.empty(0, np.int64) if source.labels is None else np.flatnonzero(source.labels >= 0)
     if len(known) == 0:
-        raise UserError(f"{what} has no labels; put the pictures into one folder per class, or name a label column")
+        raise UserError(f"{what} has no labels; {kind_called(source.kind).unlabelled}")
     return known
 
 
@@ -95,6 +95,8 @@ def split(data: Any, train: Any, seen: np.ndarray, size: int, quiet: bool) -> Sp
 
 def off_the_shelf(name: str, size: int, channels: int) -> tuple[Any, Any]:
     """An encoder to compare with, by hub name or bundle, and its preprocessing."""
+    if name.startswith(("timm:", "hf:")) and not channels:
+        raise UserError(f"--against {name} is an encoder of pictures; for text name a run or a bundle")
     if name.startswith(("timm:", "hf:")):
         encoder = build(named(name, size, channels))
         found: Any = getattr(encoder.model, "pretrained_cfg", {})
@@ -103,6 +105,8 @@ def off_the_shelf(name: str, size: int, channels: int) -> tuple[Any, Any]:
             "image", {"size": size, "channels": channels, "mean": mean, "std": std}
         )
     other = bundle.load(Path(name))
+    if bool(other.encoder.config.vocabulary) != (channels == 0):
+        raise UserError(f"--against {name} is an encoder of {other.modality.name} data; name one of the same kind")
     return other.encoder, other.modality
 
 
@@ -146,19 +150,22 @@ def feature_sets(
     for name in against:
         sets[name] = off_the_shelf(name, config.size, config.channels)
     matrices: dict[str, tuple[Tensor, Tensor]] = {}
-    total = len(sets) * (len(parts.train_index) + len(parts.test_index))
+    kind, samples = kind_called(parts.test.kind), ((parts.train, parts.train_index), (parts.test, parts.test_index))
+    read = {  # once for each preprocessing there is
+        id(modality): [kind.reading(source, modality, index, quiet) for source, index in samples]
+        for _, modality in sets.values()
+    }
+    total = sum(len(reading.rows) for _, modality in sets.values() for reading in read[id(modality)])
     with Meter("encode", total, quiet=quiet) as meter:
         done = 0
         for name, (encoder, modality) in sets.items():
             both = []
-            for source, index in ((parts.train, parts.train_index), (parts.test, parts.test_index)):
-                both.append(features.encode(encoder, modality, source, index, where, Shifted(meter, done)))
-                done += len(index)
+            for reading, (_, index) in zip(read[id(modality)], samples, strict=True):
+                found = features.encode(encoder, modality, reading.source, reading.rows, where, Shifted(meter, done))
+                both.append(reading.joined(found, len(index)))
+                done += len(reading.rows)
             matrices[name] = (both[0], both[1])
-    matrices["raw"] = (
-        features.raw(loaded.modality, parts.train, parts.train_index),
-        features.raw(loaded.modality, parts.test, parts.test_index),
-    )
+    matrices["raw"] = kind.raw(loaded.modality, *samples)
     return matrices
 
 
@@ -246,28 +253,15 @@ def _keep(run: Path, result: dict[str, Any], parts: Split, found: Tensor, seed: 
     some = np.sort(rng.permutation(len(parts.test_index), seed, 6)[:_ATLAS])
     chosen = parts.test_index[some]
     labels = None if parts.test.labels is None else parts.test.labels[chosen]
-    atlas = make_atlas(
-        found[torch.from_numpy(some)].numpy(),
-        thumbnails(parts.test, chosen),
-        [parts.test.names[int(i)] for i in chosen],
-        labels,
-        parts.test.classes,
-        seed,
-    )
-    with disk.filling(folder):
-        atlas.save(folder)
+    thumbs = kind_called(parts.test.kind).thumbnails(parts.test, chosen)
+    if thumbs is not None:
+        names = [parts.test.names[int(i)] for i in chosen]
+        atlas = make_atlas(found[torch.from_numpy(some)].numpy(), thumbs, names, labels, parts.test.classes, seed)
+        with disk.filling(folder):
+            atlas.save(folder)
     page = write_report(folder)
     if not quiet:
         from rich.console import Console
 
         Console().print(results_table(result))
         say(f"report: {page}")
-
-
-def thumbnails(source: ImageSource, index: np.ndarray, side: int = 32) -> np.ndarray:
-    """Small pictures uint8 [n, C, side, side] of the samples at `index`, squeezed to a square."""
-    from selftaught.modality.image import ImageModality
-
-    modality = ImageModality(side, source.channels, (0.0,) * source.channels, (1.0,) * source.channels)
-    parts = [modality.plain(batch) for batch in features.raw_batches(source, index, torch.device("cpu"))]
-    return (torch.cat(parts) * 255).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from selftaught.train.loop import Trainer, fit
 from selftaught.train.order import Order
 from selftaught.train.progress import Meter
 from selftaught.workflow.evaluate import Split, seen_hashes, split
+from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.prepare import (
     fetcher,
     open_source,
@@ -71,6 +73,12 @@ def finetune(
     # With a test set of its own DATA teaches; without one, DATA is split as evaluate splits it.
     seen, size = seen_hashes(run), loaded.encoder.config.size
     parts = split(data, None, seen, size, quiet) if test is None else split(test, data, seen, size, quiet)
+    kind = kind_called(parts.test.kind)
+    parts = replace(
+        parts,
+        train=kind.whole(parts.train, loaded.modality, quiet),
+        test=kind.whole(parts.test, loaded.modality, quiet),
+    )
     amount = labels if labels <= 1 else round(labels)
     assert parts.train.labels is not None
     drawn = draw_labels(torch.from_numpy(parts.train.labels[parts.train_index]), amount, seed=seed, draw=0)
@@ -196,6 +204,7 @@ def predict(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
     task.head.load_state_dict(load_file(head))
     where = torch.device(pick_device(device))
     source = open_source(data, loaded.encoder.config.size, quiet)
+    source = kind_called(loaded.modality.name).whole(source, loaded.modality, quiet)
     with Meter("predict", len(source), quiet=quiet) as meter:
         probabilities = _probabilities(task, source, np.arange(len(source)), where)
         meter.update(len(source))

@@ -7,12 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from selftaught.data import holdout
-from selftaught.data.audit import Audit, audit, offers
 from selftaught.data.cache import show_bytes
 from selftaught.errors import UserError
 from selftaught.pretext import available, find
 from selftaught.train.distributed import Ranks
 from selftaught.train.progress import clock
+from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.plan import Request, measure, resolve
 from selftaught.workflow.prepare import open_source, pick_device
 
@@ -25,9 +25,11 @@ def inspect(data: Any, other: Any, cost: bool, quiet: bool) -> dict[str, Any]:
     limit = 96 if device == "cpu" else 224
     source = open_source(data, limit, quiet)
     second = None if other is None else open_source(other, limit, quiet)
-    found = audit(source, second)
+    if second is not None and second.kind != source.kind:
+        raise UserError(f"an audit of {source.kind} data cannot look for leaks from {second.kind} data")
+    found = kind_called(source.kind).audit(source, second)
     tasks = []
-    offered = offers(found)
+    offered = found.offers
     for name in sorted(available()):
         task = find(name)
         if source.kind not in task.kinds:
@@ -40,8 +42,8 @@ def inspect(data: Any, other: Any, cost: bool, quiet: bool) -> dict[str, Any]:
             row |= _cost(name, source, device)
         tasks.append(row)
     if not quiet:
-        _print(found, tasks)
-    return {**found.to_json(), "fingerprint": source.fingerprint, "tasks": tasks}
+        _print(found.lines, tasks)
+    return {**found.values, "fingerprint": source.fingerprint, "tasks": tasks}
 
 
 def _cost(pretext: str, source: Any, device: str) -> dict[str, Any]:
@@ -51,12 +53,13 @@ def _cost(pretext: str, source: Any, device: str) -> dict[str, Any]:
         size=None, holdout=0.1, seed=0, device=device, settings=[], recipe=None,
     )  # fmt: skip
     try:
-        train, _ = holdout(source, request.holdout)
-        recipe = resolve(request, source, train, device, Ranks(), lambda line: None)
-        found = measure(recipe, source, train, Ranks())
+        recipe, modality, training = resolve(
+            request, source, holdout(source, request.holdout), device, Ranks(), lambda line: None
+        )
+        found = measure(recipe, modality, training, Ranks())
     except UserError as error:
         return {"cost": str(error)}
-    steps = _EPOCHS * (len(train) // recipe.train.batch)
+    steps = _EPOCHS * (len(training.train) // recipe.train.batch)
     return {
         "encoder": recipe.encoder.name,
         "batch": recipe.train.batch,
@@ -68,28 +71,11 @@ def _cost(pretext: str, source: Any, device: str) -> dict[str, Any]:
     }
 
 
-def _print(found: Audit, tasks: list[dict[str, Any]]) -> None:
+def _print(lines: list[tuple[str, str]], tasks: list[dict[str, Any]]) -> None:
     out = Console()
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("pictures", f"{found.samples} with {found.channels} channel{'s' * (found.channels > 1)}")
-    low, middle, high = found.height
-    left, centre, right = found.width
-    facts.add_row("size", f"{low}-{high} px high (median {middle}), {left}-{right} px wide (median {centre})")
-    if found.classes:
-        counts = sorted(found.classes.values())
-        facts.add_row(
-            "classes", f"{len(counts)}, of {counts[0]} to {counts[-1]} pictures; {found.unlabelled} unlabelled"
-        )
-    else:
-        facts.add_row("classes", "none (no class folders, no label column)")
-    facts.add_row("left out", f"{found.skipped_count}" + "".join(f"\n{n}: {r}" for n, r in found.skipped[:10]))
-    facts.add_row("duplicates", f"{found.exact_extra} exact copies, {found.near_count} pictures with a near duplicate")
-    for group in found.exact[:3]:
-        facts.add_row("", " = ".join(group[:4]))
-    if found.other_samples is not None:
-        facts.add_row("leakage", f"{found.leak_exact} exact and {found.leak_near} near copies in the other set")
-        for leak in found.leaks[:3]:
-            facts.add_row("", f"{leak.name} {'=' if leak.exact else '~'} {leak.other}")
+    for line in lines:
+        facts.add_row(*line)
     out.print(facts, markup=False, highlight=False)
     table = Table("task", "suits", "why", "cost on this machine", box=None, pad_edge=False)
     for row in tasks:

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from selftaught import bundle, rng
+from selftaught import rng
 from selftaught.data import Source
 from selftaught.data.cache import show_bytes
-from selftaught.data.images import ImageSource
-from selftaught.encoders import EncoderConfig, build, choose, named
+from selftaught.encoders import EncoderConfig, build
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
 from selftaught.pretext import Pretext, find
@@ -31,7 +30,8 @@ from selftaught.train.loop import NotFinite, Trainer, out_of_memory
 from selftaught.train.optim import OptimConfig
 from selftaught.train.order import Order
 from selftaught.train.progress import clock
-from selftaught.workflow.prepare import fetcher, fit_modality, pick_precision, pick_size, positive
+from selftaught.workflow.kinds import KINDS, Kind, Training, kind_called
+from selftaught.workflow.prepare import fetcher, pick_precision, positive
 
 _HEADS = 3  # key of the heads' initial weights
 _DEFAULT_MINUTES = 10.0
@@ -39,7 +39,13 @@ _LEAST_SIZE = 8
 # What --set may not say, because an option or the data says it.
 _SAID_ELSEWHERE = {
     "train": {n: f"--{n}" for n in ("steps", "batch", "seed", "device")} | {"world": "torchrun", "optim": "optim.NAME"},
-    "encoder": {"name": "--encoder", "size": "--size", "weights": "--weights", "channels": "the data"},
+    "encoder": {
+        "name": "--encoder",
+        "size": "--size",
+        "weights": "--weights",
+        "channels": "the data",
+        "vocabulary": "text.vocabulary",
+    },
 }
 
 
@@ -93,7 +99,7 @@ def check(request: Request) -> None:
         raise UserError(f"--{given[0]} and --{given[1]} are both given; a run has one budget, give one")
     positive(**budgets, batch=request.batch, lr=request.lr)
     if request.size is not None and request.size < _LEAST_SIZE:
-        raise UserError(f"--size {request.size} is below {_LEAST_SIZE} pixels; use --size {_LEAST_SIZE} or more")
+        raise UserError(f"--size {request.size} is below {_LEAST_SIZE}; use --size {_LEAST_SIZE} or more")
     if not 0 < request.holdout < 1:
         raise UserError(f"--holdout {request.holdout:g} is not between 0 and 1; use for example 0.1")
     changes = _changes(request)
@@ -104,7 +110,7 @@ def check(request: Request) -> None:
 
 def _changes(request: Request) -> dict[str, dict[str, Any]]:
     """The settings by section."""
-    changes = sections(request.settings, ("pretext", "optim", "train", "encoder"))
+    changes = sections(request.settings, ("pretext", "optim", "train", "encoder", *KINDS))
     for section, values in changes.items():
         for name in values:
             if where := _SAID_ELSEWHERE.get(section, {}).get(name):
@@ -113,29 +119,46 @@ def _changes(request: Request) -> dict[str, dict[str, Any]]:
 
 
 def limit_of(request: Request, device: str) -> int:
-    """Training size that the stored pictures must allow: the one asked for, or the largest that is chosen by itself."""
+    """Training size that stored pictures must allow: the one asked for, or the largest that is chosen by itself."""
     return request.size or (96 if device == "cpu" else 224)
 
 
+class Resolved(NamedTuple):
+    """A complete recipe, the preprocessing it describes, and what it trains on."""
+
+    recipe: Recipe
+    modality: Modality
+    training: Training
+
+
 def resolve(
-    request: Request, source: ImageSource, train: np.ndarray, device: str, ranks: Ranks, tell: Callable[[str], None]
-) -> Recipe:
-    """Turn a request into a complete recipe: every automatic choice made, the budget in steps."""
-    kind, changes = find(request.pretext), _changes(request)
-    size = request.size or pick_size(source, device)
-    name = choose(size, device, kind.needs) if request.encoder == "auto" else request.encoder
-    encoder = named(name, size, source.channels)
-    if request.weights is not None:
-        if encoder.weights is not None:
-            raise UserError(f"--weights and --encoder {name} both name weights; give one")
-        encoder = dataclasses.replace(encoder, weights=request.weights)
-    encoder = from_json(EncoderConfig, {**to_json(encoder), **changes.get("encoder", {})}, "encoder")
-    small = kind.small_machine if device == "cpu" else {}
+    request: Request,
+    source: Source,
+    split: tuple[np.ndarray, np.ndarray],
+    device: str,
+    ranks: Ranks,
+    tell: Callable[[str], None],
+    quiet: bool = True,
+) -> Resolved:
+    """Turn a request into a complete recipe: every automatic choice made, the budget in steps.
+
+    split: positions of the samples that teach and that are held out.
+    """
+    task, kind, changes = find(request.pretext), kind_called(source.kind), _changes(request)
+    if kind.name not in task.kinds:
+        raise UserError(f"pretext '{request.pretext}' works on {', '.join(sorted(task.kinds))}, not on {kind.name}")
+    for other in set(changes) & set(KINDS) - {kind.name}:
+        raise UserError(f"setting '{other}.{next(iter(changes[other]))}' is for {other} data, and this is {kind.name}")
+    size = request.size or kind.pick_size(source, device)
+    modality = kind.fit(source, size, split[0], changes.get(kind.name, {}))
+    training = kind.training(source, modality, *split, quiet)
+    encoder = _encoder(request, kind, size, source, modality, device, task.needs, changes.get("encoder", {}))
+    small = task.small_machine if device == "cpu" else {}
     if small:
         tell(f"no GPU: {request.pretext} starts from its small-machine preset {json.dumps(small)}; --set changes it")
-    batch = request.batch or _pick_batch(len(train), ranks.world, 128 if device == "cpu" else 256)
+    batch = request.batch or _pick_batch(len(training.train), ranks.world, kind.largest_batch[device])
     # Few steps on a small convolutional network bear, and need, a larger step than long runs of large ones.
-    base = 2.8e-3 if device == "cpu" and "keep" not in kind.needs else 1e-3
+    base = 2.8e-3 if device == "cpu" and "keep" not in task.needs and kind.name == "image" else 1e-3
     optim = {"lr": request.lr or base * (batch / 256) ** 0.5, **changes.get("optim", {})}
     loop = {
         "steps": 1,
@@ -152,14 +175,33 @@ def resolve(
         data_hash=source.fingerprint,
         holdout=request.holdout,
         limit=limit_of(request, device),
-        kind="image",
-        modality=fit_modality(source, size, train).to_json(),
+        kind=kind.name,
+        modality=modality.to_json(),
         pretext=request.pretext,
-        pretext_config=to_json(from_json(kind.Config, merged(small, changes.get("pretext", {})), "pretext")),
+        pretext_config=to_json(from_json(task.Config, merged(small, changes.get("pretext", {})), "pretext")),
         encoder=encoder,
         train=from_json(TrainConfig, {**loop, **changes.get("train", {})}, "train"),
     )
-    return _budget(request, recipe, source, train, ranks, tell)
+    return Resolved(_budget(request, recipe, modality, training, ranks, tell), modality, training)
+
+
+def _encoder(
+    request: Request,
+    kind: Kind,
+    size: int,
+    source: Source,
+    modality: Modality,
+    device: str,
+    needs: frozenset[str],
+    changes: dict[str, Any],
+) -> EncoderConfig:
+    name = kind.choose(size, device, needs) if request.encoder == "auto" else request.encoder
+    encoder = kind.encoder(name, size, source, modality)
+    if request.weights is not None:
+        if encoder.weights is not None:
+            raise UserError(f"--weights and --encoder {name} both name weights; give one")
+        encoder = dataclasses.replace(encoder, weights=request.weights)
+    return from_json(EncoderConfig, {**to_json(encoder), **changes}, "encoder")
 
 
 def _pick_batch(n: int, world: int, largest: int) -> int:
@@ -171,15 +213,21 @@ def _pick_batch(n: int, world: int, largest: int) -> int:
 
 
 def _budget(
-    request: Request, recipe: Recipe, source: ImageSource, train: np.ndarray, ranks: Ranks, tell: Callable[[str], None]
+    request: Request,
+    recipe: Recipe,
+    modality: Modality,
+    training: Training,
+    ranks: Ranks,
+    tell: Callable[[str], None],
 ) -> Recipe:
     """Fix the number of steps. A budget in minutes is turned into steps by a few real steps, then thrown away."""
     loop = recipe.train
+    train = training.train
     per_epoch = Order(len(train), loop.batch, loop.seed, ranks.rank, ranks.world).steps_per_epoch
     steps = request.steps
     if request.epochs is not None:
         steps = max(1, round(request.epochs * per_epoch))
-    cost = measure(recipe, source, train, ranks) if steps is None or steps > 100 else None
+    cost = measure(recipe, modality, training, ranks) if steps is None or steps > 100 else None
     if steps is None:
         assert cost is not None
         minutes = request.minutes if request.minutes is not None else _DEFAULT_MINUTES
@@ -192,11 +240,12 @@ def _budget(
     fixed = dataclasses.replace(loop, steps=steps, health_every=every, save_every=save)
     chosen = _changes(request).get("train", {})
     recipe = dataclasses.replace(recipe, train=from_json(TrainConfig, {**to_json(fixed), **chosen}, "train"))
-    task = build_task(recipe, bundle.modality_from_json(recipe.kind, recipe.modality))  # refused before the run begins
+    task = build_task(recipe, modality)  # refused before the run begins
     parameters = sum(p.numel() for p in task.encoder.parameters())
+    unit = kind_called(recipe.kind).unit
     plan = (
         f"plan: {recipe.pretext} on {recipe.encoder.name} ({parameters / 1e6:.1f} M parameters), {len(train)} samples of "
-        f"{recipe.encoder.size} px, batch {loop.batch}, {steps} steps ({steps / per_epoch:.1f} epochs), {loop.precision}"
+        f"{recipe.encoder.size} {unit}, batch {loop.batch}, {steps} steps ({steps / per_epoch:.1f} epochs), {loop.precision}"
     )
     if cost:
         plan += f"; about {clock(cost.seconds * 1.05 * steps)}, {show_bytes(round(cost.memory))} of memory"
@@ -220,12 +269,12 @@ class Cost(NamedTuple):
     disk: int
 
 
-def measure(recipe: Recipe, source: Source, train: np.ndarray, ranks: Ranks) -> Cost:
+def measure(recipe: Recipe, modality: Modality, training: Training, ranks: Ranks) -> Cost:
     """The cost of a run, from a few real steps on a copy of the task; nothing of them remains."""
     with contextlib.suppress(OSError):  # Linux: the peak is this measure's, not that of an earlier one
         Path("/proc/self/clear_refs").write_text("5")
     loop = dataclasses.replace(recipe.train, steps=1000)
-    modality = bundle.modality_from_json(recipe.kind, recipe.modality)
+    source, train = training.source, training.train
     trainer = Trainer(build_task(recipe, modality), loop, ranks)
     order = Order(len(train), loop.batch, loop.seed, ranks.rank, ranks.world)
     fetch = fetcher(source, train, loop.seed, labels=trainer.task.supervised)

@@ -12,14 +12,11 @@ import torch
 
 from selftaught.batch import Batch
 from selftaught.data import Source, open_data
-from selftaught.data.images import ImageSource
 from selftaught.encoders import EncoderConfig, build
 from selftaught.encoders.precision import fast_bf16, sound_in_bf16
 from selftaught.errors import UserError
-from selftaught.modality.image import ImageModality
 from selftaught.train.progress import Meter
 
-_STATISTICS_SAMPLES = 2048
 _STORED = 111  # px: small training sizes share one prepared copy, and crops have detail to zoom into
 
 
@@ -62,7 +59,7 @@ def pick_threads() -> int:
     return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
 
 
-def open_source(data: Any, size: int | None, quiet: bool = False, **options: Any) -> ImageSource:
+def open_source(data: Any, size: int | None, quiet: bool = False, **options: Any) -> Source:
     """Open data with messages and a progress line; pictures are stored a little larger than `size`."""
     short_side = None if size is None else max(_STORED, -(-size * 115 // 100))
     meter: list[Meter] = []
@@ -74,38 +71,10 @@ def open_source(data: Any, size: int | None, quiet: bool = False, **options: Any
 
     tell = (lambda line: None) if quiet else say
     try:
-        source = open_data(data, short_side=short_side, say=tell, progress=progress, **options)
-        assert isinstance(source, ImageSource)  # the one kind of this version
-        return source
+        return open_data(data, short_side=short_side, say=tell, progress=progress, **options)
     finally:
         if meter:
             meter[0].__exit__(None, None, None)
-
-
-def pick_size(source: ImageSource, device: str) -> int:
-    """Training size in pixels: the data's own where it is small, else what the machine can bear."""
-    short = int(np.median(source.sizes.min(axis=1)))
-    if short <= 64:
-        return max(8, short)
-    limit = 96 if device == "cpu" else 224
-    return min(limit, short // 8 * 8)
-
-
-def fit_modality(source: ImageSource, size: int, index: np.ndarray) -> ImageModality:
-    """Preprocessing with the mean and standard deviation of each channel over (a part of) the training samples."""
-    some = index[:: max(1, len(index) // _STATISTICS_SAMPLES)]
-    total = squares = torch.zeros(source.channels, dtype=torch.float64)
-    count = 0
-    for part in np.array_split(some, max(1, len(some) // 256)):
-        inputs = source.fetch(part)
-        pixels = inputs["pixels"].double() / 255  # the canvas beyond a picture is zero and adds nothing
-        total = total + pixels.sum(dim=(0, 2, 3))
-        squares = squares + pixels.square().sum(dim=(0, 2, 3))
-        count += int(inputs["size"].prod(dim=1).sum())
-    mean = total / count
-    std = (squares / count - mean.square()).clamp(min=1e-6).sqrt()
-    rounded = [tuple(round(float(v), 4) for v in t) for t in (mean, std)]
-    return ImageModality(size, source.channels, rounded[0], rounded[1])
 
 
 def fetcher(source: Source, index: np.ndarray, seed: int, labels: bool = False) -> Callable[[np.ndarray, int], Batch]:

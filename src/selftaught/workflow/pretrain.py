@@ -9,7 +9,6 @@ import torch
 
 from selftaught import bundle, disk
 from selftaught.data import Source, holdout
-from selftaught.data.images import ImageSource
 from selftaught.encoders import build
 from selftaught.errors import RunStopped, UserError
 from selftaught.evaluation.monitor import HealthMonitor
@@ -21,7 +20,8 @@ from selftaught.train.distributed import Ranks
 from selftaught.train.folder import RunFolder
 from selftaught.train.loop import Outcome, Trainer, fit
 from selftaught.train.order import Order
-from selftaught.workflow.plan import Request, build_task, check, limit_of, resolve
+from selftaught.workflow.kinds import Training, kind_called
+from selftaught.workflow.plan import Request, Resolved, build_task, check, limit_of, resolve
 from selftaught.workflow.prepare import fetcher, name_of, open_source, pick_device, pick_threads, say
 
 
@@ -50,27 +50,34 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False)
         tell(f"run '{path}' is complete; nothing to do. Another --out or --seed starts a new one")
         return path
     source = _open(data, limit_of(request, device) if recipe is None else recipe.limit, ranks, quiet)
-    train, held = holdout(source, request.holdout if recipe is None else recipe.holdout)
+    split = holdout(source, request.holdout if recipe is None else recipe.holdout)
     if recipe is None:
-        recipe = resolve(request, source, train, device, ranks, tell)
+        resolved = resolve(request, source, split, device, ranks, tell, quiet)
     else:
+        assert said is not None
         _same_circumstances(recipe, source, ranks)
+        modality = bundle.modality_from_json(recipe.kind, recipe.modality, Path(said).parent / bundle.PREPROCESSING)
+        resolved = Resolved(
+            recipe, modality, kind_called(recipe.kind).training(source, modality, *split, quiet or not ranks.first)
+        )
+    recipe = resolved.recipe
     torch.set_num_threads(recipe.train.threads)
-    modality = bundle.modality_from_json(recipe.kind, recipe.modality)
     if ranks.first:
         run.begin(to_json(request))
-        disk.write_json(run.path / "recipe.json", to_json(recipe))
-        disk.write_json(run.path / "data.json", _data_facts(source, train, held))
         with disk.filling(run.path):
-            np.save(run.path / "seen.npy", source.hashes[train])
-    outcome = _train(recipe, source, modality, train, held, run, ranks, tell, quiet)
+            bundle.write_files(run.path, resolved.modality)  # before the recipe, which cannot be read without them
+        disk.write_json(run.path / "recipe.json", to_json(recipe))
+        disk.write_json(run.path / "data.json", _data_facts(source, *split))
+        with disk.filling(run.path):
+            np.save(run.path / "seen.npy", source.hashes[split[0]])
+    outcome = _train(recipe, resolved.modality, resolved.training, run, ranks, tell, quiet)
     distributed.leave()
     if outcome.stopped_by is not None:
         raise Interrupted(outcome.stopped_by, outcome.steps, recipe.train.steps)
     return path
 
 
-def _open(data: Any, limit: int, ranks: Ranks, quiet: bool) -> ImageSource:
+def _open(data: Any, limit: int, ranks: Ranks, quiet: bool) -> Source:
     """Open the data; one rank prepares the cache, the others then find it."""
     if ranks.world > 1 and not ranks.first:
         torch.distributed.barrier()
@@ -92,15 +99,13 @@ def _same_circumstances(recipe: Recipe, source: Source, ranks: Ranks) -> None:
         )
 
 
-def _data_facts(source: ImageSource, train: np.ndarray, held: np.ndarray) -> dict[str, Any]:
-    sizes = source.sizes
+def _data_facts(source: Source, train: np.ndarray, held: np.ndarray) -> dict[str, Any]:
     return {
+        "kind": source.kind,
         "count": len(source),
         "train": len(train),
         "held_out": len(held),
-        "channels": source.channels,
-        "smallest": sizes.min(axis=0).tolist(),
-        "largest": sizes.max(axis=0).tolist(),
+        **kind_called(source.kind).facts(source),
         "classes": source.classes,
         "fingerprint": source.fingerprint,
         "skipped": [{"name": s.name, "reason": s.reason} for s in source.skipped],
@@ -109,17 +114,15 @@ def _data_facts(source: ImageSource, train: np.ndarray, held: np.ndarray) -> dic
 
 def _train(
     recipe: Recipe,
-    source: Source,
     modality: Modality,
-    train: np.ndarray,
-    held: np.ndarray,
+    training: Training,
     run: RunFolder,
     ranks: Ranks,
     tell: Callable[[str], None],
     quiet: bool,
 ) -> Outcome:
     """The loop itself, from the last checkpoint if there is one; ends with the bundle in its place."""
-    loop = recipe.train
+    loop, (source, train, held) = recipe.train, training
     task = build_task(recipe, modality)
     trainer = Trainer(task, loop, ranks)
     checkpoint.clean(run.checkpoints) if ranks.first else None

@@ -123,6 +123,11 @@ class ImageModality(Modality):
         """
         return self._made(batch, View.plain(), torch.zeros(len(batch), DRAWS, device=batch.index.device))
 
+    def inputs(self, samples: UInt8[Tensor, "b c h w"]) -> dict[str, Tensor]:
+        """A batch's inputs from pictures of one size."""
+        size = torch.tensor(samples.shape[2:]).expand(len(samples), 2)
+        return {"pixels": samples, "size": size}
+
     def to_json(self) -> dict[str, object]:
         """What `from_json` takes, and what an encoder bundle records as its preprocessing."""
         return {"size": self.size, "channels": self.channels, "mean": list(self.mean), "std": list(self.std)}

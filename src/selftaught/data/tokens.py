@@ -1,0 +1,175 @@
+"""Token ids of documents: made once per corpus and tokenizer, memory-mapped, read whole or in pieces."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selftaught.data.cache import discard, writing
+from selftaught.data.source import Skipped, Source
+from selftaught.data.texts import TextSource
+from selftaught.modality.text.tokenizer import Tokenizer
+
+FORMAT = 1
+_AT_ONCE = 256  # documents given to the tokenizer together
+Progress = Callable[[int, int], None]
+
+
+class TokenSource(Source):
+    """Sequences of token ids. fetch gives "ids" int64 [B, L] (0 beyond a row's end), "length" int64 [B] and "starts" bool
+    [B, L], which tokens begin a word.
+
+    bounds: int64 [N, 2], where each sequence lies in `ids` and `starts`. limit: tokens of a sequence that are fetched.
+    lengths: int64 [N], all of them.
+    """
+
+    kind = "text"
+
+    def __init__(
+        self,
+        ids: np.ndarray,
+        starts: np.ndarray,
+        bounds: np.ndarray,
+        limit: int,
+        *,
+        names: Sequence[str],
+        hashes: np.ndarray,
+        labels: np.ndarray | None,
+        classes: list[str],
+        skipped: list[Skipped],
+    ) -> None:
+        self._ids, self._starts, self._bounds, self._limit = ids, starts, bounds, limit
+        self.names, self.hashes, self.labels, self.classes, self.skipped = names, hashes, labels, classes, skipped
+        self.lengths = bounds[:, 1] - bounds[:, 0]
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    def fetch(self, index: np.ndarray) -> dict[str, Tensor]:
+        bounds = self._bounds[index]
+        length = np.minimum(bounds[:, 1] - bounds[:, 0], self._limit)
+        width = int(length.max(initial=0))
+        ids = np.zeros((len(index), width), np.int64)
+        starts = np.zeros((len(index), width), bool)
+        for row, (begin, n) in enumerate(zip(bounds[:, 0].tolist(), length.tolist())):
+            ids[row, :n] = self._ids[begin : begin + n]
+            starts[row, :n] = self._starts[begin : begin + n]
+        return {
+            "ids": torch.from_numpy(ids),
+            "length": torch.from_numpy(length.astype(np.int64)),
+            "starts": torch.from_numpy(starts),
+        }
+
+    def subset(self, index: np.ndarray) -> "TokenSource":
+        index = np.arange(len(self))[index]
+        return self._of(index, self._bounds[index], [self.names[i] for i in index.tolist()])
+
+    def cut(self, index: np.ndarray) -> tuple["TokenSource", np.ndarray]:
+        """The documents at `index` in consecutive pieces of at most `limit` tokens, all of a document alike long.
+
+        Returns the pieces, in order, and int64 [pieces], which entry of `index` each is of. A piece has its document's
+        hash and label.
+        """
+        lengths = self.lengths[index]
+        counts = np.maximum(1, -(-lengths // self._limit))
+        owner = np.repeat(np.arange(len(index)), counts)
+        nth = np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
+        edges = [nth * lengths[owner] // counts[owner], (nth + 1) * lengths[owner] // counts[owner]]
+        bounds = self._bounds[index][owner, :1] + np.stack(edges, 1)
+        return self._of(index[owner], bounds, _Pieces(self.names, index[owner], nth)), owner
+
+    def _of(self, rows: np.ndarray, bounds: np.ndarray, names: Sequence[str]) -> "TokenSource":
+        return TokenSource(
+            self._ids,
+            self._starts,
+            bounds,
+            self._limit,
+            names=names,
+            hashes=self.hashes[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            classes=self.classes,
+            skipped=self.skipped,
+        )
+
+
+class _Pieces(Sequence[str]):
+    """Names of pieces, made when asked for."""
+
+    def __init__(self, names: Sequence[str], rows: np.ndarray, nth: np.ndarray) -> None:
+        self._names, self._rows, self._nth = names, rows, nth
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return _Pieces(self._names, self._rows[index], self._nth[index])
+        return f"{self._names[self._rows[index]]} piece {self._nth[index] + 1}"
+
+
+def tokenized(
+    source: TextSource, tokenizer: Tokenizer, limit: int, cache: Path | None, progress: Progress
+) -> TokenSource:
+    """The documents as token ids; from the prepared folder where the same was made before.
+
+    limit: tokens of a sequence that are fetched, without special ones. cache: None keeps the ids in memory.
+    """
+    digest = hashlib.blake2b(tokenizer.dump().encode(), digest_size=12).hexdigest()
+    key = f"tokens{FORMAT}-{source.fingerprint}-{digest}"
+    found = None if cache is None else _open(cache / key, len(source))
+    if found is None:
+        ids, starts, lengths = _encode(source, tokenizer, progress)
+        if cache is None:
+            found = ids, starts, lengths
+        else:
+            with writing(cache) as (folder, commit):
+                for name, array in (("ids", ids), ("starts", starts), ("lengths", lengths)):
+                    np.save(folder / f"{name}.npy", array)
+                (folder / "meta.json").write_text(json.dumps({"format": FORMAT}))
+                final = commit(key)
+            found = _open(final, len(source))
+            assert found is not None, final  # it has just been written
+    ids, starts, lengths = found
+    stops = lengths.cumsum()
+    return TokenSource(
+        ids,
+        starts,
+        np.stack([stops - lengths, stops], 1),
+        limit,
+        names=source.names,
+        hashes=source.hashes,
+        labels=source.labels,
+        classes=source.classes,
+        skipped=source.skipped,
+    )
+
+
+def _encode(source: TextSource, tokenizer: Tokenizer, progress: Progress) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    kind = np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.int32
+    ids, starts, lengths = [], [], []
+    for begin in range(0, len(source), _AT_ONCE):
+        part = np.arange(begin, min(len(source), begin + _AT_ONCE))
+        for found in tokenizer.encode(list(source.texts(part))):
+            ids.append(found.ids.astype(kind))
+            starts.append(found.starts)
+            lengths.append(len(found.ids))
+        progress(int(part[-1]) + 1, len(source))
+    return np.concatenate(ids), np.concatenate(starts), np.array(lengths, np.int64)
+
+
+def _open(folder: Path, documents: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    if not folder.is_dir():
+        return None
+    try:
+        ids, starts = (np.load(folder / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in ("ids", "starts"))
+        lengths = np.load(folder / "lengths.npy", allow_pickle=False)
+        if len(lengths) != documents or not len(ids) == len(starts) == lengths.sum():
+            raise ValueError("incomplete")
+        return np.asarray(ids), np.asarray(starts), lengths
+    except (OSError, ValueError, EOFError):
+        discard(folder)
+        return None

@@ -1,0 +1,193 @@
+"""Hugging Face transformers as encoders of text, run without padding.
+
+The tokens of a batch are put one after the other, [1, T]: every layer but attention treats tokens alone, and attention
+gets them back in rows. So a padded position costs nothing anywhere else, and no text sees another.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selftaught.batch import Encoded, Tokens
+from selftaught.encoders.base import Encoder, EncoderConfig
+from selftaught.errors import UserError, unknown
+
+try:
+    import transformers
+    from transformers import AttentionInterface, AutoModel, PreTrainedConfig
+except ImportError as error:
+    raise UserError("text needs the extra 'text': pip install 'selftaught[text]'") from error
+
+_PACKED = "selftaught_packed"
+
+
+def _bert(width: int, depth: int, heads: int) -> dict[str, Any]:
+    return {
+        "model_type": "bert",
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+    }
+
+
+# The sizes that google-research/bert publishes (Turc et al. 2019, table 1).
+SIZES: dict[str, dict[str, Any]] = {
+    "bert_tiny": _bert(128, 2, 2),
+    "bert_mini": _bert(256, 4, 4),
+    "bert_small": _bert(512, 4, 8),
+    "bert_medium": _bert(512, 8, 8),
+    "bert_base": _bert(768, 12, 12),
+}
+
+
+class Packing(NamedTuple):
+    """Where the T packed tokens of a batch lie in its rows: flat int64 [T], into [B * L]; rows (B, L); valid [B, L]."""
+
+    flat: Tensor
+    rows: tuple[int, int]
+    valid: Tensor
+
+    def spread(self, packed: Tensor) -> Tensor:
+        """[T, ...] to [B, L, ...], zero where there is no token."""
+        b, length = self.rows
+        out = packed.new_zeros(b * length, *packed.shape[1:])
+        return out.index_copy(0, self.flat, packed).unflatten(0, (b, length))
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    packing: Packing | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface for packed tokens: q, k, v [1, H, T, D] -> [1, T, H, D]."""
+    assert packing is not None, "this attention is for packed tokens only"
+    # Heads before tokens only inside the rows: [B, H, L, D].
+    q, k, v = (packing.spread(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=packing.valid[:, None, None, :], dropout_p=dropout, scale=scaling
+    )
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, packing.flat)[None], None
+
+
+AttentionInterface.register(_PACKED, _attend)
+
+
+class TransformersEncoder(Encoder):
+    """A transformers model that reads tokens: pooled is the mean over them.
+
+    abilities: "masked_head" (`masked_head` gives what predicts hidden tokens).
+    """
+
+    abilities = frozenset({"masked_head"})
+
+    def __init__(self, config: EncoderConfig, model: Any) -> None:
+        super().__init__()
+        self.config, self.model = config, model
+        self.width = self.token_width = int(model.config.hidden_size)
+        self.depth = int(model.config.num_hidden_layers) + 1
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The table of token embeddings [V, D]; heads that predict tokens are tied to it."""
+        return self.model.get_input_embeddings().weight
+
+    def forward(self, inputs: Tokens, keep: Tensor | None = None) -> Encoded:
+        """Tokens [B, L] -> tokens [B, L, D], zero where there is none; pooled [B, D]."""
+        if keep is not None:
+            raise UserError(f"encoder '{self.config.name}' hides tokens by its mask token and cannot skip them")
+        valid = inputs.valid
+        packing = Packing(valid.flatten().nonzero()[:, 0], (valid.shape[0], valid.shape[1]), valid)
+        at = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
+        found = self.model(
+            input_ids=inputs.ids[valid][None], position_ids=at[valid][None], packing=packing
+        ).last_hidden_state
+        tokens = packing.spread(found[0])
+        count = valid.sum(1, keepdim=True).clamp_min(1)
+        return Encoded(tokens, tokens.sum(1) / count.to(tokens.dtype), valid)
+
+    def masked_head(self) -> "MaskedHead":
+        """A fresh head that predicts hidden tokens, of the design that belongs to this architecture."""
+        c = self.model.config
+        return MaskedHead(c.hidden_size, c.vocab_size, c.layer_norm_eps, c.initializer_range)
+
+    def layer_of(self, name: str) -> int:
+        """0 for the embeddings, i for the i-th layer, `depth` for what follows."""
+        if found := re.search(r"\blayers?\.(\d+)\.", name):
+            return int(found.group(1)) + 1
+        return 0 if "embeddings" in name else self.depth
+
+
+class MaskedHead(nn.Module):
+    """BERT's head for hidden tokens: dense, GELU, LayerNorm, then the token embeddings and a bias.
+
+    The embeddings are given at each call, so that they are one tensor with the encoder's and are saved once.
+    """
+
+    def __init__(self, width: int, vocabulary: int, eps: float, spread: float) -> None:
+        super().__init__()
+        self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=eps)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        nn.init.normal_(self.dense.weight, std=spread)
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, tokens: Tensor, embeddings: Tensor) -> Tensor:
+        """tokens [n, D], embeddings [V, D] -> logits [n, V]."""
+        return F.linear(self.norm(F.gelu(self.dense(tokens))), embeddings, self.bias)
+
+    NAMES = {  # noqa: RUF012 - ours to BertForMaskedLM's
+        "dense.weight": "cls.predictions.transform.dense.weight",
+        "dense.bias": "cls.predictions.transform.dense.bias",
+        "norm.weight": "cls.predictions.transform.LayerNorm.weight",
+        "norm.bias": "cls.predictions.transform.LayerNorm.bias",
+        "bias": "cls.predictions.bias",
+    }
+
+
+def describe(name: str) -> dict[str, Any]:
+    """The transformers configuration of an encoder as users name it: one of SIZES, or a local Hugging Face folder."""
+    if name in SIZES:
+        return SIZES[name]
+    file = Path(name) / "config.json"
+    if not file.is_file():
+        raise unknown("encoder of text", name, SIZES)
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"'{file}' is not JSON: {error}") from error
+    # `auto_map` names code of the folder's own, which is never run.
+    return {k: v for k, v in found.items() if k not in ("auto_map", "architectures", "torch_dtype", "dtype")}
+
+
+def build_transformers(config: EncoderConfig) -> TransformersEncoder:
+    """Build the architecture that `config.options` describes, with random weights."""
+    options = {
+        "vocab_size": config.vocabulary,
+        "max_position_embeddings": config.size,
+        **(config.options or describe(config.name)),
+    }
+    kind = options.pop("model_type", None)
+    try:
+        found: PreTrainedConfig = transformers.AutoConfig.for_model(kind, **options)
+        model = AutoModel.from_config(found, attn_implementation=_PACKED, add_pooling_layer=False)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"encoder '{config.name}' cannot be built: {str(error).splitlines()[0]}") from error
+    if found.max_position_embeddings < config.size:
+        raise UserError(f"encoder '{config.name}' reads at most {found.max_position_embeddings} tokens; use --size")
+    if found.vocab_size < config.vocabulary:
+        raise UserError(f"encoder '{config.name}' knows {found.vocab_size} tokens, the tokenizer {config.vocabulary}")
+    if not math.isclose(config.drop_path, 0.0):
+        raise UserError(f"encoder '{config.name}' has no stochastic depth; leave out encoder.drop_path")
+    return TransformersEncoder(config, model)

@@ -1,0 +1,144 @@
+"""Text: token ids of a batch to what an encoder reads, whole or as a random view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selftaught.batch import Batch, Tokens
+from selftaught.errors import UserError
+from selftaught.modality.base import Modality
+from selftaught.modality.text.tokenizer import Tokenizer
+
+__all__ = ["TextModality", "TextView", "Tokenizer"]
+
+TOKENIZER = "tokenizer.json"
+LEAST = 8
+"""Tokens: what is shorter than this, special ones included, is no sequence to learn from."""
+
+
+@dataclass(frozen=True)
+class TextView:
+    """A family of random views of a text.
+
+    crop: bounds of the share of the tokens that is kept, one run of them, uniform. drop: probability that a token of it
+    is left out. The first and last special tokens always stay, and at least one token between them.
+    """
+
+    crop: tuple[float, float] = (1.0, 1.0)
+    drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.crop
+        if not 0 < low <= high <= 1:
+            raise UserError(f"view.crop is {self.crop}, but must be two ascending shares in (0, 1]")
+        if not 0 <= self.drop < 1:
+            raise UserError(f"view.drop is {self.drop}, but must be a probability in [0, 1)")
+
+
+class TextModality(Modality):
+    """Token sequences [CLS] ... [SEP] of at most `length` tokens.
+
+    A batch's inputs are `ids` int64 [B, L] without special tokens, `length` int64 [B], how many of a row are real, and
+    `starts` bool [B, L], which of them begin a word.
+    """
+
+    name = "text"
+
+    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+        if length < LEAST:
+            raise UserError(f"length {length} is below {LEAST} tokens; use --size {LEAST} or more")
+        self.tokenizer = tokenizer
+        self.size = length
+
+    def contrastive_view(self) -> TextView:
+        """A long run of the tokens with a tenth of them left out."""
+        return TextView(crop=(0.6, 1.0), drop=0.1)
+
+    def light_view(self) -> TextView:
+        """The text as it is."""
+        return TextView()
+
+    def view(self, batch: Batch, view: TextView, stream: int) -> Tokens:
+        """One random view of each text; a function of (seed, step, stream, sample)."""
+        if view == TextView():
+            return self.plain(batch)
+        whole = self.plain(batch)
+        inner = whole.valid.sum(1) - 2
+        u = batch.uniform(stream, whole.ids.shape[1] + 2)
+        low, high = view.crop
+        kept = ((low + u[:, 0] * (high - low)) * inner).ceil().clamp_min(1)
+        begin = 1 + (u[:, 1] * (inner - kept + 1)).floor()
+        at = torch.arange(whole.ids.shape[1], device=u.device)
+        inside = (at >= begin[:, None]) & (at < (begin + kept)[:, None])
+        stays = inside & (u[:, 2:] >= view.drop)
+        # The token with the largest number stays whatever happens, so that no text becomes empty.
+        surest = u[:, 2:].masked_fill(~inside, -1.0).argmax(1, keepdim=True)
+        stays.scatter_(1, surest, True)
+        stays |= (at == 0) | (at == (inner + 1)[:, None])
+        return _closed_up(whole, stays & whole.valid, self.tokenizer.pad)
+
+    def plain(self, batch: Batch) -> Tokens:
+        """The texts between their special tokens, cut to `size`."""
+        t, ids = self.tokenizer, batch.inputs["ids"]
+        length = batch.inputs["length"].clamp_max(self.size - 2)
+        longest = int(length.max()) if len(length) else 0
+        b, device = len(ids), ids.device
+        at = torch.arange(longest + 2, device=device)
+        out = torch.full((b, longest + 2), t.pad, dtype=torch.int64, device=device)
+        out[:, 1:-1] = torch.where(at[:longest] < length[:, None], ids[:, :longest], t.pad)
+        out[:, 0] = t.first
+        out.scatter_(1, (length + 1)[:, None], t.last)
+        starts = torch.ones_like(out, dtype=torch.bool)
+        starts[:, 1:-1] = batch.inputs["starts"][:, :longest]
+        return Tokens(out, at < (length + 2)[:, None], starts)
+
+    def inputs(self, samples: Sequence[str]) -> dict[str, Tensor]:
+        """A batch's inputs from texts."""
+        found = self.tokenizer.encode(list(samples))
+        length = torch.tensor([len(x.ids) for x in found])
+        ids = torch.zeros(len(found), int(length.max()) if len(found) else 0, dtype=torch.int64)
+        starts = torch.zeros_like(ids, dtype=torch.bool)
+        for row, x in enumerate(found):
+            ids[row, : len(x.ids)] = torch.from_numpy(x.ids)
+            starts[row, : len(x.ids)] = torch.from_numpy(x.starts)
+        return {"ids": ids, "length": length, "starts": starts}
+
+    def maskable(self, tokens: Tokens) -> Tensor:
+        """The tokens that may be hidden: real and not special, bool [B, L]."""
+        at = torch.arange(tokens.ids.shape[1], device=tokens.ids.device)
+        return (at > 0) & (at < tokens.valid.sum(1, keepdim=True) - 1)
+
+    def to_json(self) -> dict[str, object]:
+        """Length and size of the vocabulary; the tokenizer itself is a file (`files`)."""
+        return {"length": self.size, "vocabulary": self.tokenizer.vocabulary}
+
+    def files(self) -> dict[str, str]:
+        """What belongs beside `to_json`: the tokenizer."""
+        return {TOKENIZER: self.tokenizer.dump()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, object], files: dict[str, str]) -> TextModality:
+        """The modality that `to_json` and `files` described."""
+        match values:
+            case {"length": int(length), "vocabulary": int(vocabulary), **rest} if not rest and TOKENIZER in files:
+                tokenizer = Tokenizer.parse(files[TOKENIZER], TOKENIZER)
+                if tokenizer.vocabulary != vocabulary:
+                    raise UserError(f"{TOKENIZER} has {tokenizer.vocabulary} tokens, the encoder {vocabulary}")
+                return cls(tokenizer, length)
+        raise UserError(
+            f"text preprocessing is {values}, but must hold length and vocabulary, with {TOKENIZER} beside it"
+        )
+
+
+def _closed_up(tokens: Tokens, stays: Tensor, pad: int) -> Tokens:
+    """Only the tokens that stay, moved to the left."""
+    order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)
+    count = stays.sum(1, keepdim=True)
+    order = order[:, : int(count.max())]
+    valid = torch.arange(order.shape[1], device=order.device) < count
+    ids = tokens.ids.gather(1, order).masked_fill(~valid, pad)
+    return Tokens(ids, valid, tokens.starts.gather(1, order))

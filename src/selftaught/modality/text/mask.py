@@ -1,0 +1,60 @@
+"""Which tokens a masked language model has to guess, and what it is shown in their place."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def how_many(valid: Bool[Tensor, "b l"], share: float) -> Int[Tensor, " b"]:
+    """How many tokens of each row are guessed: max(1, round(share * its length)), special tokens counted, as BERT does."""
+    return (valid.sum(1).double() * share).round().long().clamp_min(1)
+
+
+def choose(
+    maskable: Bool[Tensor, "b l"], starts: Bool[Tensor, "b l"], count: Int[Tensor, " b"], scores: Float[Tensor, "b l"]
+) -> Bool[Tensor, "b l"]:
+    """`count` tokens of each row at random, as whole words: bool [B, L].
+
+    maskable: tokens that may be chosen (no special ones). starts: those that begin a word; all true: single tokens.
+    scores: uniform random numbers; a word's is that of its first token.
+
+    Words are taken in the order of their scores; one that would exceed the count is passed over, and the next one tried
+    (google-research/bert, create_pretraining_data.py). Where all words are single tokens the count is exact.
+    """
+    b, length = maskable.shape
+    if bool((starts | ~maskable).all()):
+        rank = scores.masked_fill(~maskable, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
+        return (rank < count[:, None]) & maskable
+    # Word of each token, counted from 0 in its row; the tokens of a word before the first start belong to word 0.
+    word = ((starts & maskable).long().cumsum(1) - 1).clamp_min(0)
+    sizes = torch.zeros(b, length, dtype=torch.long, device=word.device).scatter_add_(1, word, maskable.long())
+    first = torch.full((b, length), 2.0, device=word.device)
+    first.scatter_reduce_(1, word, scores.masked_fill(~(starts & maskable), 2.0), "amin")
+    order = first.masked_fill(sizes == 0, 3.0).argsort(dim=1, stable=True)
+    left, taken = count.clone(), torch.zeros(b, length, dtype=torch.bool, device=word.device)
+    for column in order[:, : int((sizes > 0).sum(1).max())].unbind(1):
+        size = sizes.gather(1, column[:, None])[:, 0]
+        fits = (size > 0) & (size <= left)
+        left -= size * fits
+        taken.scatter_(1, column[:, None], fits[:, None])
+    return taken.gather(1, word) & maskable
+
+
+def corrupt(
+    ids: Int[Tensor, "b l"],
+    chosen: Bool[Tensor, "b l"],
+    u: Float[Tensor, "b l"],
+    other: Float[Tensor, "b l"],
+    *,
+    mask: int,
+    vocabulary: int,
+    keep: float,
+    random: float,
+) -> Int[Tensor, "b l"]:
+    """The ids with each chosen token drawn by itself: left as it is (`keep`), any token (`random`), else the mask token.
+
+    u, other: uniform random numbers, for the choice and for the token, which is any of the whole vocabulary.
+    """
+    drawn = (other * vocabulary).long().clamp_max(vocabulary - 1)
+    shown = torch.where(u < keep + random, torch.where(u < keep, ids, drawn), torch.full_like(ids, mask))
+    return torch.where(chosen, shown, ids)

@@ -1,0 +1,243 @@
+"""Tokenizers: trained on a corpus, or taken from a local Hugging Face folder; and where the words of a text begin.
+
+All of them end in the same five special tokens of BERT, whatever they are called in a folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from selftaught.errors import UserError
+
+try:
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+except ImportError:  # said when a tokenizer is asked for: lists of tasks must not need it
+    tokenizers = None  # type: ignore[assignment]
+
+Kind = Literal["wordpiece", "bpe", "unigram", "char"]
+KINDS: tuple[Kind, ...] = ("wordpiece", "bpe", "unigram", "char")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_OTHERS = {"[PAD]": ("<pad>",), "[UNK]": ("<unk>",), "[CLS]": ("<s>",), "[SEP]": ("</s>",), "[MASK]": ("<mask>",)}
+_BATCH = 1000
+
+
+class TokenIds(NamedTuple):
+    """The token ids of one text, without special tokens (int32), and which of them begin a word (bool)."""
+
+    ids: np.ndarray
+    starts: np.ndarray
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` with BERT's special tokens.
+
+    vocabulary: number of token ids. pad, unknown, first, last, mask: ids of the special tokens ([PAD], [UNK], [CLS],
+    [SEP], [MASK]).
+
+    Raises UserError where one of the special tokens is missing.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self.backend = backend
+        backend.no_padding()
+        backend.no_truncation()
+        found = []
+        for name in SPECIAL:
+            ids = [backend.token_to_id(n) for n in (name, *_OTHERS[name])]
+            number = next((i for i in ids if i is not None), None)
+            if number is None:
+                raise UserError(f"the tokenizer has no {name} token; train one here, or add it to its vocabulary")
+            found.append(number)
+        self.pad, self.unknown, self.first, self.last, self.mask = found
+        self.vocabulary = int(backend.get_vocab_size(with_added_tokens=True))
+
+    @classmethod
+    def train(cls, texts: Iterable[str], kind: str = "wordpiece", vocabulary: int = 8000) -> Tokenizer:
+        """Learn a vocabulary from texts.
+
+        kind: "wordpiece" (BERT's, lower-cased, Chinese by the character), "bpe" (byte-level, as GPT-2's), "unigram"
+            (as SentencePiece's) or "char". The same texts give the same tokenizer, but for unigram, whose trainer in
+            `tokenizers` breaks ties by chance: it is the same in a run and all that comes of it, not in two runs.
+        vocabulary: at most this many tokens, special ones included.
+
+        Raises UserError for an unknown kind or texts without a single token.
+        """
+        _there()
+        if kind not in KINDS:
+            raise UserError(f"tokenizer '{kind}' is unknown; use {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+        if vocabulary < 300:
+            raise UserError(f"vocabulary {vocabulary} is below 300 tokens; use text.vocabulary=300 or more")
+        backend, trainer = _parts(kind, vocabulary)
+        if kind == "wordpiece":
+            backend = _train_wordpiece(backend, texts, vocabulary)
+        else:
+            backend.train_from_iterator(_batched(texts), trainer)
+        if backend.get_vocab_size() <= len(SPECIAL):
+            raise UserError("the texts hold nothing that a tokenizer could learn from; are they empty?")
+        return cls.parse(backend.to_str())  # what is saved: Unigram's scores lose their last bits on the way
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """The tokenizer.json of a local Hugging Face folder. No code of the folder is run."""
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise UserError(f"'{folder}' holds no tokenizer.json; save it with tokenizer.save_pretrained(FOLDER)")
+        return cls.parse(file.read_text("utf-8"), str(file))
+
+    @classmethod
+    def parse(cls, text: str, where: str = "tokenizer") -> Tokenizer:
+        """The tokenizer that `dump` described."""
+        _there()
+        try:
+            return cls(tokenizers.Tokenizer.from_str(text))
+        except UserError:
+            raise
+        except Exception as error:  # the library's errors are bare Exceptions
+            raise UserError(f"'{where}' is no tokenizer: {str(error).splitlines()[0][:100]}") from error
+
+    def dump(self) -> str:
+        """All of it, as Hugging Face's tokenizer.json."""
+        return json.dumps(json.loads(self.backend.to_str()), ensure_ascii=False, indent=1)
+
+    def encode(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids of texts, and where their words begin (see `word_starts`)."""
+        found = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            TokenIds(np.array(one.ids, np.int32), word_starts(text, one.word_ids, one.offsets))
+            for text, one in zip(texts, found, strict=True)
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids; special tokens are shown."""
+        return self.backend.decode(list(ids), skip_special_tokens=False)
+
+
+def _there() -> None:
+    if tokenizers is None:
+        raise UserError("text needs the extra 'text': pip install 'selftaught[text]'")
+
+
+def word_starts(text: str, words: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Which tokens begin a word, bool [n]: whole-word masking hides a word's tokens together.
+
+    words, offsets: of each token, as the tokenizer says. A word begins where its pre-tokenizer says so, and besides at
+    and after each punctuation mark and each Chinese, Japanese or Thai character: those scripts are written without
+    spaces, so that a run of them is no word.
+    """
+    n = len(words)
+    if n == 0:
+        return np.ones(0, bool)
+    codes = np.frombuffer((text + " ").encode("utf-32-le", "surrogatepass"), np.uint32)
+    begin = np.array(offsets, np.int64).reshape(n, 2)[:, 0]
+    begin = np.minimum(begin + _space(codes[np.minimum(begin, len(codes) - 1)]), len(codes) - 1)
+    word = np.array([-1 if w is None else w for w in words])
+    alone = _alone(codes)
+    starts = np.ones(n, bool)
+    further = begin[1:] > begin[:-1]  # else a byte of the same character
+    apart = alone | _space(codes)
+    starts[1:] = (word[1:] != word[:-1]) | (further & (alone[begin[1:]] | apart[begin[1:] - 1]))
+    return starts
+
+
+def _space(codes: np.ndarray) -> np.ndarray:
+    return (codes == 32) | ((codes >= 9) & (codes <= 13)) | (codes == 0xA0) | (codes == 0x3000)
+
+
+# Blocks whose characters are each a word of their own: scripts without spaces, and punctuation.
+_ALONE = np.array(
+    [
+        *((0x21, 0x2F), (0x3A, 0x40), (0x5B, 0x60), (0x7B, 0x7E), (0xA1, 0xBF)),  # ASCII and Latin-1 punctuation
+        *((0x0E00, 0x0E7F), (0x0E80, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF)),  # Thai, Lao, Burmese, Khmer
+        (0x2000, 0x206F),  # general punctuation
+        *((0x2E80, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)),  # CJK, kana
+        *((0xFE30, 0xFE4F), (0xFF00, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF40), (0xFF5B, 0xFF65)),  # wide punctuation
+    ]
+)
+
+
+def _alone(codes: np.ndarray) -> np.ndarray:
+    block = np.searchsorted(_ALONE_FIRST, codes, side="right") - 1
+    return (block >= 0) & (codes <= _ALONE_LAST[block])
+
+
+_ALONE_FIRST, _ALONE_LAST = _ALONE[_ALONE[:, 0].argsort()].T
+
+
+def _parts(kind: str, vocabulary: int) -> tuple[tokenizers.Tokenizer, trainers.Trainer]:
+    """An untrained tokenizer of a kind, and what trains it."""
+    size: dict[str, Any] = {"vocab_size": vocabulary, "special_tokens": list(SPECIAL), "show_progress": False}
+    if kind == "wordpiece":
+        return _wordpiece({}), trainers.WordPieceTrainer(**size)
+    if kind == "bpe":
+        backend = tokenizers.Tokenizer(models.BPE(unk_token="[UNK]"))
+        backend.normalizer = normalizers.NFC()
+        chinese = pre_tokenizers.Split(tokenizers.Regex(r"\p{Han}+"), "isolated")
+        backend.pre_tokenizer = pre_tokenizers.Sequence([chinese, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        backend.decoder = decoders.ByteLevel()
+        return backend, trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **size)
+    if kind == "unigram":
+        backend = tokenizers.Tokenizer(models.Unigram())
+        backend.normalizer = normalizers.NFKC()
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        backend.decoder = decoders.Metaspace()
+        return backend, trainers.UnigramTrainer(unk_token="[UNK]", **size)
+    backend = tokenizers.Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"(?m)."), "isolated")
+    backend.decoder = decoders.Fuse()
+    return backend, trainers.WordLevelTrainer(**size)
+
+
+def _wordpiece(vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    return backend
+
+
+def _train_wordpiece(backend: tokenizers.Tokenizer, texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:
+    """WordPiece with an alphabet in a fixed order.
+
+    The trainer numbers the letters inside of words (##a) as it meets them in a hash table, which is another order in each
+    process, and breaks ties by number. Given as special tokens they have their numbers beforehand; the vocabulary then
+    moves into a tokenizer in which they are ordinary. The commonest letters are taken, on at most three quarters of the
+    vocabulary.
+    """
+    words: Counter[str] = Counter()
+    for text in texts:
+        words.update(w for w, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)))
+    count, inside = Counter[str](), set[str]()
+    for word, n in words.items():
+        inside.update(word[1:])
+        for character in word:
+            count[character] += n
+    common = sorted(count, key=lambda c: (-count[c], c))
+    room = np.cumsum([1 + (c in inside) for c in common]) <= (vocabulary - len(SPECIAL)) * 3 // 4
+    alphabet = sorted(c for c, fits in zip(common, room) if fits)
+    fixed = [*SPECIAL, *alphabet, *(f"##{c}" for c in alphabet if c in inside)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=fixed, limit_alphabet=0, show_progress=False
+    )
+    ordered = (word for word in sorted(words) for _ in range(words[word]))
+    backend.train_from_iterator(_batched(ordered), trainer)
+    learnt = _wordpiece(backend.get_vocab())
+    learnt.add_special_tokens(list(SPECIAL))
+    return learnt
+
+
+def _batched(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

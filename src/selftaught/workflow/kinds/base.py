@@ -1,0 +1,106 @@
+"""What the verbs ask of each kind of data: how it is opened, fitted, read, compared and shown."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selftaught.data import Source
+from selftaught.encoders import EncoderConfig
+from selftaught.modality.base import Modality
+
+
+class Training(NamedTuple):
+    """What pretraining reads: a source, and the positions in it that teach and that are held out."""
+
+    source: Source
+    train: np.ndarray
+    held: np.ndarray
+
+
+class Reading(NamedTuple):
+    """Samples as evaluation reads them: positions in a source, and of which sample each is a part (None: each is whole)."""
+
+    source: Source
+    rows: np.ndarray
+    owner: np.ndarray | None = None
+
+    def joined(self, features: Tensor, samples: int) -> Tensor:
+        """Features of the samples: the mean over the parts of each."""
+        if self.owner is None:
+            return features
+        owner = torch.from_numpy(self.owner)
+        total = features.new_zeros(samples, features.shape[1]).index_add_(0, owner, features)
+        return total / torch.bincount(owner, minlength=samples)[:, None]
+
+
+class Audited(NamedTuple):
+    """What is in the data: as JSON values, what it offers to pretext tasks, and lines (name, words) for people."""
+
+    values: dict[str, Any]
+    offers: dict[str, tuple[bool, str]]
+    lines: list[tuple[str, str]]
+
+
+class Kind(ABC):
+    """One kind of data. name: as in `Source.kind`. unit: of `--size`. noun: what a sample is called, in the plural."""
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    noun: ClassVar[str]
+    largest_batch: ClassVar[dict[str, int]]
+    unlabelled: ClassVar[str]
+
+    @abstractmethod
+    def pick_size(self, source: Any, device: str) -> int:
+        """Training size for the data and the machine."""
+
+    @abstractmethod
+    def fit(self, source: Any, size: int, train: np.ndarray, settings: dict[str, Any]) -> Modality:
+        """Preprocessing, from the training samples alone. settings: what `--set NAME.field` says of this kind."""
+
+    @abstractmethod
+    def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
+        """The automatic encoder."""
+
+    @abstractmethod
+    def encoder(self, name: str, size: int, source: Any, modality: Any) -> EncoderConfig:
+        """The config of an encoder as users name it."""
+
+    @abstractmethod
+    def training(self, source: Any, modality: Any, train: np.ndarray, held: np.ndarray, quiet: bool) -> Training:
+        """What pretraining reads of the samples."""
+
+    @abstractmethod
+    def whole(self, source: Any, modality: Any, quiet: bool) -> Source:
+        """The same samples, in the same order, as batches can be made of: a long text by its beginning."""
+
+    @abstractmethod
+    def reading(self, source: Any, modality: Any, index: np.ndarray, quiet: bool) -> Reading:
+        """The samples at `index` as evaluation reads them."""
+
+    @abstractmethod
+    def raw(self, modality: Any, train: tuple[Any, np.ndarray], test: tuple[Any, np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Features of (source, positions) that need no training: the baseline called raw."""
+
+    @abstractmethod
+    def audit(self, source: Any, other: Any) -> Audited:
+        """Look at the data before any training; other: a second source to search for leaks, or None."""
+
+    @abstractmethod
+    def facts(self, source: Any) -> dict[str, Any]:
+        """What data.json says of a source beside its counts."""
+
+    @abstractmethod
+    def thumbnails(self, source: Any, index: np.ndarray) -> np.ndarray | None:
+        """Small pictures uint8 [n, C, h, w] of the samples, for the map; None where they cannot be pictured."""
+
+
+def counted(classes: dict[str, int], unlabelled: int, noun: str) -> str:
+    """The classes of a data set in words."""
+    if not classes:
+        return "none (no class folders, no label column)"
+    counts = sorted(classes.values())
+    return f"{len(counts)}, of {counts[0]} to {counts[-1]} {noun}; {unlabelled} unlabelled"

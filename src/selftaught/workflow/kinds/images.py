@@ -1,0 +1,109 @@
+"""Pictures: sized to the machine, normalised by their own statistics, compared with their own pixels."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selftaught.data import Source
+from selftaught.data.audit import audit, offers
+from selftaught.data.images import ImageSource
+from selftaught.encoders import EncoderConfig, choose, named
+from selftaught.errors import UserError
+from selftaught.evaluation.features import raw, raw_batches
+from selftaught.modality.image import ImageModality
+from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training, counted
+
+_STATISTICS_SAMPLES = 2048
+
+
+class Images(Kind):
+    """Pictures."""
+
+    name, unit, noun = "image", "px", "pictures"
+    largest_batch = {"cpu": 128, "cuda": 256}  # noqa: RUF012
+    unlabelled = "put the pictures into one folder per class, or name a label column"
+
+    def pick_size(self, source: ImageSource, device: str) -> int:
+        """Training size in pixels: the data's own where it is small, else what the machine can bear."""
+        short = int(np.median(source.sizes.min(axis=1)))
+        if short <= 64:
+            return max(8, short)
+        limit = 96 if device == "cpu" else 224
+        return min(limit, short // 8 * 8)
+
+    def fit(self, source: ImageSource, size: int, train: np.ndarray, settings: dict[str, Any]) -> ImageModality:
+        """Preprocessing with the mean and standard deviation of each channel over (a part of) the training samples."""
+        if settings:
+            raise UserError(
+                f"setting 'image.{next(iter(settings))}' is unknown; pictures have no settings of their own"
+            )
+        some = train[:: max(1, len(train) // _STATISTICS_SAMPLES)]
+        total = squares = torch.zeros(source.channels, dtype=torch.float64)
+        count = 0
+        for part in np.array_split(some, max(1, len(some) // 256)):
+            inputs = source.fetch(part)
+            pixels = inputs["pixels"].double() / 255  # the canvas beyond a picture is zero and adds nothing
+            total = total + pixels.sum(dim=(0, 2, 3))
+            squares = squares + pixels.square().sum(dim=(0, 2, 3))
+            count += int(inputs["size"].prod(dim=1).sum())
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=1e-6).sqrt()
+        rounded = [tuple(round(float(v), 4) for v in t) for t in (mean, std)]
+        return ImageModality(size, source.channels, rounded[0], rounded[1])
+
+    def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
+        return choose(size, device, needs)
+
+    def encoder(self, name: str, size: int, source: ImageSource, modality: ImageModality) -> EncoderConfig:
+        return named(name, size, source.channels)
+
+    def training(
+        self, source: ImageSource, modality: ImageModality, train: np.ndarray, held: np.ndarray, quiet: bool
+    ) -> Training:
+        return Training(source, train, held)
+
+    def whole(self, source: ImageSource, modality: ImageModality, quiet: bool) -> Source:
+        return source
+
+    def reading(self, source: ImageSource, modality: ImageModality, index: np.ndarray, quiet: bool) -> Reading:
+        return Reading(source, index)
+
+    def raw(
+        self, modality: ImageModality, train: tuple[ImageSource, np.ndarray], test: tuple[ImageSource, np.ndarray]
+    ) -> tuple[Tensor, Tensor]:
+        """The pixels."""
+        return raw(modality, *train), raw(modality, *test)
+
+    def audit(self, source: ImageSource, other: ImageSource | None) -> Audited:
+        found = audit(source, other)
+        low, middle, high = found.height
+        left, centre, right = found.width
+        lines = [
+            ("pictures", f"{found.samples} with {found.channels} channel{'s' * (found.channels > 1)}"),
+            ("size", f"{low}-{high} px high (median {middle}), {left}-{right} px wide (median {centre})"),
+            ("classes", counted(found.classes, found.unlabelled, self.noun)),
+            ("left out", f"{found.skipped_count}" + "".join(f"\n{n}: {r}" for n, r in found.skipped[:10])),
+            ("duplicates", f"{found.exact_extra} exact copies, {found.near_count} pictures with a near duplicate"),
+            *(("", " = ".join(group[:4])) for group in found.exact[:3]),
+        ]
+        if found.other_samples is not None:
+            leaks = f"{found.leak_exact} exact and {found.leak_near} near copies in the other set"
+            shown = [("", f"{leak.name} {'=' if leak.exact else '~'} {leak.other}") for leak in found.leaks[:3]]
+            lines += [("leakage", leaks), *shown]
+        return Audited(found.to_json(), offers(found), lines)
+
+    def facts(self, source: ImageSource) -> dict[str, Any]:
+        sizes = source.sizes
+        return {
+            "channels": source.channels,
+            "smallest": sizes.min(axis=0).tolist(),
+            "largest": sizes.max(axis=0).tolist(),
+        }
+
+    def thumbnails(self, source: ImageSource, index: np.ndarray, side: int = 32) -> np.ndarray:
+        """Small pictures uint8 [n, C, side, side], squeezed to a square."""
+        modality = ImageModality(side, source.channels, (0.0,) * source.channels, (1.0,) * source.channels)
+        parts = [modality.plain(batch) for batch in raw_batches(source, index, torch.device("cpu"))]
+        return (torch.cat(parts) * 255).round().clamp(0, 255).to(torch.uint8).numpy()

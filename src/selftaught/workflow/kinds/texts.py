@@ -1,0 +1,131 @@
+"""Text: tokenized once, cut into pieces for pretraining, compared with TF-IDF."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selftaught.data.cache import cache_or_none, show_bytes
+from selftaught.data.text_audit import audit_texts, text_offers
+from selftaught.data.texts import TextSource
+from selftaught.data.tokens import TokenSource, tokenized
+from selftaught.encoders import EncoderConfig
+from selftaught.encoders.transformers_models import describe
+from selftaught.errors import UserError
+from selftaught.modality.text import TextModality, Tokenizer
+from selftaught.settings import from_json
+from selftaught.train.progress import Meter
+from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training, counted
+
+TERMS = 4096
+"""Terms of TF-IDF: the commonest words and pairs of them, or characters and pairs where words are not separated."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """tokenizer: wordpiece, bpe, unigram or char, trained on the training documents; or a local Hugging Face folder.
+    vocabulary: its tokens, at most."""
+
+    tokenizer: str = "wordpiece"
+    vocabulary: int = 8000
+
+
+class Texts(Kind):
+    """Documents."""
+
+    name, unit, noun = "text", "tokens", "documents"
+    largest_batch = {"cpu": 32, "cuda": 256}  # noqa: RUF012
+    unlabelled = "put the documents into one folder per class, or name a label column (?label=COLUMN after the path)"
+
+    def pick_size(self, source: TextSource, device: str) -> int:
+        return 128
+
+    def fit(self, source: TextSource, size: int, train: np.ndarray, settings: dict[str, Any]) -> TextModality:
+        """Train the tokenizer on the training documents, or load it."""
+        chosen = from_json(Settings, settings, "text")
+        if Path(chosen.tokenizer).is_dir():
+            return TextModality(Tokenizer.load(Path(chosen.tokenizer)), size)
+        return TextModality(Tokenizer.train(source.texts(train), chosen.tokenizer, chosen.vocabulary), size)
+
+    def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
+        return "bert_mini" if device == "cpu" else "bert_small"
+
+    def encoder(self, name: str, size: int, source: TextSource, modality: TextModality) -> EncoderConfig:
+        return EncoderConfig(name, size, 0, options=describe(name), vocabulary=modality.tokenizer.vocabulary)
+
+    def whole(self, source: TextSource, modality: TextModality, quiet: bool) -> TokenSource:
+        with Meter("tokenize", len(source), quiet=quiet) as meter:
+            return tokenized(
+                source, modality.tokenizer, modality.size - 2, cache_or_none(), lambda done, _: meter.update(done)
+            )
+
+    def training(
+        self, source: TextSource, modality: TextModality, train: np.ndarray, held: np.ndarray, quiet: bool
+    ) -> Training:
+        """Pieces of the documents; a document's pieces are on its side of the split."""
+        pieces, owner = self.whole(source, modality, quiet).cut(np.concatenate([train, held]))
+        split = int((owner < len(train)).sum())
+        return Training(pieces, np.arange(split), np.arange(split, len(pieces)))
+
+    def reading(self, source: TextSource, modality: TextModality, index: np.ndarray, quiet: bool) -> Reading:
+        """All pieces of the documents, so that long ones are read to their end."""
+        pieces, owner = self.whole(source, modality, quiet).cut(index)
+        return Reading(pieces, np.arange(len(pieces)), owner)
+
+    def raw(
+        self, modality: TextModality, train: tuple[TextSource, np.ndarray], test: tuple[TextSource, np.ndarray]
+    ) -> tuple[Tensor, Tensor]:
+        """TF-IDF with sublinear counts, its terms and weights from the training documents."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        spaced = _is_spaced(train[0].texts(train[1][:200]))
+        vectorizer = TfidfVectorizer(
+            max_features=TERMS,
+            ngram_range=(1, 2),
+            sublinear_tf=True,
+            analyzer="word" if spaced else "char",
+            dtype=np.float32,
+        )
+        try:
+            fitted = vectorizer.fit_transform(train[0].texts(train[1]))
+        except ValueError as error:
+            raise UserError(f"TF-IDF finds no term in these documents: {error}") from error
+        return torch.from_numpy(fitted.toarray()), torch.from_numpy(
+            vectorizer.transform(test[0].texts(test[1])).toarray()
+        )
+
+    def audit(self, source: TextSource, other: TextSource | None) -> Audited:
+        found = audit_texts(source, other)
+        low, middle, high = found.length
+        copies = f"{found.exact_extra} exact copies" + (
+            f", {found.conflicting} texts under several labels" if found.conflicting else ""
+        )
+        lines = [
+            ("documents", f"{found.samples}, {show_bytes(found.bytes)}"),
+            ("length", f"{low}-{high} characters, median {middle} ({found.words} words between spaces)"),
+            ("scripts", ", ".join(f"{name} {share:.0%}" for name, share in found.scripts.items()) or "no letters"),
+            ("classes", counted(found.classes, found.unlabelled, self.noun)),
+            ("left out", f"{found.skipped_count}" + "".join(f"\n{n}: {r}" for n, r in found.skipped[:10])),
+            ("duplicates", copies),
+            *(("", " = ".join(group[:4])) for group in found.exact[:3]),
+        ]
+        if found.other_samples is not None:
+            lines += [("leakage", f"{found.leak_exact} exact copies in the other set")]
+            lines += [("", f"{mine} = {theirs}") for mine, theirs in found.leaks[:3]]
+        return Audited(found.to_json(), text_offers(found), lines)
+
+    def facts(self, source: TextSource) -> dict[str, Any]:
+        return {"bytes": int(source.sizes.sum())}
+
+    def thumbnails(self, source: TextSource, index: np.ndarray) -> None:
+        return None
+
+
+def _is_spaced(texts: Iterable[str]) -> bool:
+    """Whether words are separated by spaces: at least one character in fifteen is one."""
+    joined = "".join(text[:2000] for text in texts)
+    return sum(character.isspace() for character in joined) * 15 >= len(joined)

@@ -1,0 +1,204 @@
+"""Corpora: what becomes a document, what is left out and why, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.modality.corpus import CHINESE, texts
+
+from selftaught.data import open_data
+from selftaught.data.text_audit import audit_texts, text_offers
+from selftaught.data.texts import CUT, TextSource
+from selftaught.data.tokens import tokenized
+from selftaught.errors import UserError
+from selftaught.modality.text import Tokenizer
+
+
+def opened(data: object, tmp_path: Path, said: list[str] | None = None) -> TextSource:
+    source = open_data(data, cache=tmp_path / "cache", say=(said if said is not None else []).append)
+    assert isinstance(source, TextSource)
+    return source
+
+
+def contents(source: TextSource) -> list[str]:
+    return list(source.texts(np.arange(len(source))))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "corpus"
+    for i, text in enumerate(texts()[:12]):
+        (root / ("a", "b", "c")[i % 3]).mkdir(parents=True, exist_ok=True)
+        (root / ("a", "b", "c")[i % 3] / f"{i:02d}.txt").write_text(text, "utf-8")
+    return root
+
+
+def test_a_folder_of_files(folder: Path, tmp_path: Path) -> None:
+    source = opened(folder, tmp_path)
+    assert source.names[0] == "a/00.txt"
+    assert contents(source)[0] == texts()[0].strip()
+    assert source.classes == ["a", "b", "c"]
+    assert source.labels is not None
+    assert source.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    part = source.subset(np.array([5, 1]))
+    assert [part.text(0), part.text(1)] == [source.text(5), source.text(1)]
+
+
+def test_the_cache_is_used_again_and_a_damaged_one_made_anew(folder: Path, tmp_path: Path) -> None:
+    first, said = opened(folder, tmp_path), []
+    expected, fingerprint = contents(first), first.fingerprint
+    again = opened(folder, tmp_path, said)
+    assert any("using prepared texts" in line for line in said)
+    assert (contents(again), again.fingerprint) == (expected, fingerprint)
+    file = next((tmp_path / "cache").glob("text*/text.bin"))
+    whole = file.read_bytes()
+    file.unlink()
+    file.write_bytes(whole[:-5])
+    assert contents(opened(folder, tmp_path)) == expected
+    (folder / "a" / "00.txt").write_text("something else", "utf-8")
+    assert opened(folder, tmp_path).fingerprint != fingerprint
+
+
+def test_lines_paragraphs_and_files(tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("one\n\ntwo\r\nthree", "utf-8")
+    paragraphs = tmp_path / "paragraphs.txt"
+    paragraphs.write_text("one\ntwo\n\n\nthree\n\n four\nfive \n", "utf-8")
+    said: list[str] = []
+    assert contents(opened(f"{lines}?split=line", tmp_path)) == ["one", "two", "three"]
+    assert contents(opened(paragraphs, tmp_path, said)) == ["one\ntwo", "three", "four\nfive"]
+    assert said[0].startswith("paragraphs.txt: documents are separated by blank lines (?split=file or ?split=line")
+    assert opened(f"{paragraphs}?split=line", tmp_path).names[2] == "paragraphs.txt:5"
+    with pytest.raises(UserError, match="holds one document only; many are needed"):
+        opened(f"{paragraphs}?split=file", tmp_path)
+    with pytest.raises(UserError, match="split 'page' is unknown; use file, line or blank"):
+        opened(f"{paragraphs}?split=page", tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "gb18030", "big5"])
+def test_encodings(encoding: str, tmp_path: Path) -> None:
+    file = tmp_path / "reviews.txt"
+    long = [text.replace("披萨", "比萨") * 5 for text in CHINESE]
+    if encoding == "big5":
+        long = [
+            "今天的天氣很好我們一起去公園玩他說圖書館裡有很多書可以看" * 10,
+            "晚上吃了牛肉麵味道不錯價錢也不貴下次還要再來" * 10,
+        ]
+    file.write_bytes("\n".join(long).encode(encoding))
+    assert contents(opened(f"{file}?split=line", tmp_path)) == long
+
+
+def test_bad_documents_are_left_out_counted_and_listed(tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    root.mkdir()
+    for i in range(40):
+        (root / f"{i:02d}.txt").write_text(f"document number {i}", "utf-8")
+    (root / "40.txt").write_bytes(b"\x7fELF\0\0\1\2")
+    (root / "41.txt").write_bytes(b"gut" + b" " * 70_000 + b"\xff\xfe")
+    (root / "42.txt").write_text("   \n")
+    source = opened(root, tmp_path)
+    assert len(source) == 40
+    assert [tuple(s) for s in source.skipped] == [
+        ("40.txt", "binary file (it holds zero bytes)"),
+        ("41.txt", "not utf-8 from byte 70003 on"),
+    ]
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes("好 line\n".encode() * 50 + b"broken \xff line\n" + b"fine again\n")
+    source = opened(f"{lines}?split=line", tmp_path)
+    assert [tuple(s) for s in source.skipped] == [("lines.txt:51", "bytes that its encoding does not allow")]
+    assert contents(source)[-1] == "fine again"
+
+
+def test_an_endless_line_is_cut(tmp_path: Path) -> None:
+    file = tmp_path / "endless.txt"
+    file.write_text("word 深度 " * (CUT // 4), "utf-8")
+    source = opened(file, tmp_path)
+    assert len(source) > 2
+    assert source.sizes.max() <= 4 * CUT
+    assert " ".join(contents(source)).split() == ("word 深度 " * (CUT // 4)).split()
+
+
+def test_tables_and_json_lines(tmp_path: Path) -> None:
+    rows = [("good food", "1"), ("bad food", "0"), ("cold, slow", "0")]
+    csv = tmp_path / "reviews.csv"
+    csv.write_text("label,review\n" + "\n".join(f'{b},"{a}"' for a, b in rows), "utf-8")
+    tsv = tmp_path / "reviews.tsv"
+    tsv.write_text("class\tsaid\n" + "\n".join(f"{b}\t{a}" for a, b in rows), "utf-8")
+    parquet = tmp_path / "reviews.parquet"
+    pq.write_table(pa.table({"text": [a for a, _ in rows], "label": [int(b) for _, b in rows]}), parquet)
+    lines = tmp_path / "reviews.jsonl"
+    lines.write_text("\n".join(json.dumps({"text": a, "label": int(b)}) for a, b in rows), "utf-8")
+    for data in (csv, f"{tsv}?text=said", parquet, lines):
+        source = opened(data, tmp_path)
+        assert contents(source) == [a for a, _ in rows]
+        assert source.labels is not None
+        assert [source.classes[i] for i in source.labels] == [b for _, b in rows]
+    with pytest.raises(UserError, match="has no column 'body'"):
+        opened(f"{csv}?text=body", tmp_path)
+    lines.write_text('{"text": "a"}\n' * 40 + '{"words": 3}\nnot json\n' + '{"text": "b"}\n' * 40, "utf-8")
+    assert [s.reason for s in opened(lines, tmp_path).skipped] == ["not a JSON object with a text field"] * 2
+
+
+def test_lists_of_strings_are_texts_and_lists_of_paths_are_not(tmp_path: Path) -> None:
+    source = open_data(texts())
+    assert isinstance(source, TextSource)
+    assert contents(source) == [text.strip() for text in texts()]
+    names = tmp_path / "list.txt"
+    names.write_text("one.png\ntwo.png\n")
+    with pytest.raises(UserError, match="pictures"):
+        open_data(names)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no text"),
+        (b"  \n \n", "holds no text"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" * 10, r"1 of 1 documents in .* cannot be used, .* binary file"),
+        (b"one line", "holds one document only"),
+    ],
+)
+def test_what_is_no_corpus(content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "corpus.txt"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        opened(file, tmp_path)
+
+
+def test_pieces_are_the_documents(tmp_path: Path) -> None:
+    source = open_data(texts())
+    assert isinstance(source, TextSource)
+    tokenizer = Tokenizer.train(texts(), "wordpiece", 1000)
+    for cache in (None, tmp_path, tmp_path):  # made, written, read again
+        found = tokenized(source, tokenizer, 20, cache, lambda done, total: None)
+        index = np.array([3, 0, 40])
+        pieces, owner = found.cut(index)
+        whole = tokenizer.encode([source.text(int(i)) for i in index])
+        for k in range(3):
+            rows = np.flatnonzero(owner == k)
+            batch = pieces.fetch(rows)
+            kept = [batch["ids"][r, : batch["length"][r]] for r in range(len(rows))]
+            assert np.concatenate(kept).tolist() == whole[k].ids.tolist()
+            lengths = batch["length"].tolist()
+            assert max(lengths) <= 20
+            assert max(lengths) - min(lengths) <= 1
+            assert (pieces.hashes[rows] == source.hashes[index[k]]).all()
+        batch = found.fetch(index)
+        assert batch["ids"][1, : batch["length"][1]].tolist() == whole[1].ids.tolist()[:20]
+        assert batch["starts"][1, : batch["length"][1]].tolist() == whole[1].starts.tolist()[:20]
+
+
+def test_an_audit_names_scripts_duplicates_and_leaks() -> None:
+    source, other = open_data(texts() + texts()[:3]), open_data([*texts()[:5], "a new one"])
+    assert isinstance(source, TextSource)
+    assert isinstance(other, TextSource)
+    found = audit_texts(source, other)
+    assert (found.exact_extra, found.leak_exact, found.conflicting) == (3, 8, 0)
+    assert found.exact[0] == ["text 0", f"text {len(texts())}"]
+    assert next(iter(found.scripts)) == "Latin"
+    assert "Chinese" in audit_texts(open_data(list(CHINESE))).scripts  # type: ignore[arg-type]
+    assert text_offers(found)["documents"][0]
+    assert not text_offers(audit_texts(other))["documents"][0]

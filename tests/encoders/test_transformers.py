@@ -1,0 +1,109 @@
+"""Encoders of text against transformers itself: packed or padded, the same numbers; and no text sees another."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertModel
+
+from selftaught.batch import Tokens
+from selftaught.encoders import EncoderConfig, build
+from selftaught.encoders.transformers_models import SIZES, TransformersEncoder, describe
+from selftaught.errors import UserError
+
+CONFIG = EncoderConfig("bert_tiny", 32, 0, options=describe("bert_tiny"), vocabulary=300)
+
+
+def tokens(lengths: tuple[int, ...] = (20, 3, 11, 2)) -> Tokens:
+    g = torch.Generator().manual_seed(0)
+    valid = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(5, 300, valid.shape, generator=g).masked_fill(~valid, 0)
+    return Tokens(ids, valid, valid)
+
+
+def theirs(encoder: TransformersEncoder) -> BertModel:
+    config = BertConfig(**{**CONFIG.options, "vocab_size": 300, "max_position_embeddings": 32})
+    model = BertModel(config, add_pooling_layer=False).eval()
+    model.load_state_dict(encoder.model.state_dict())
+    return model
+
+
+def test_packed_is_padded() -> None:
+    encoder, x = build(CONFIG).eval(), tokens()
+    assert isinstance(encoder, TransformersEncoder)
+    found = encoder(x)
+    expected = theirs(encoder)(input_ids=x.ids, attention_mask=x.valid.long()).last_hidden_state
+    torch.testing.assert_close(found.tokens[x.valid], expected[x.valid], rtol=1e-5, atol=1e-5)
+    assert not found.tokens[~x.valid].any()
+    means = [row[valid].mean(0) for row, valid in zip(expected, x.valid)]
+    torch.testing.assert_close(found.pooled, torch.stack(means), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_those_of_the_padded_model() -> None:
+    encoder, x = build(CONFIG).eval(), tokens()
+    assert isinstance(encoder, TransformersEncoder)
+    model = theirs(encoder)
+    weight = torch.randn(x.valid.sum(), 128, generator=torch.Generator().manual_seed(1))
+    (encoder(x).tokens[x.valid] * weight).sum().backward()
+    (model(input_ids=x.ids, attention_mask=x.valid.long()).last_hidden_state[x.valid] * weight).sum().backward()
+    for (name, mine), other in zip(encoder.model.named_parameters(), model.parameters(), strict=True):
+        assert mine.grad is not None, name
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_no_text_sees_another() -> None:
+    encoder, x = build(CONFIG).eval(), tokens()
+    before = encoder(x).tokens
+    others = x.ids.clone()
+    others[1:] = (others[1:] + 7) % 295 + 5
+    assert torch.equal(encoder(x._replace(ids=others)).tokens[0], before[0])
+    alone = encoder(Tokens(*(t[:1] for t in x))).tokens[0]
+    torch.testing.assert_close(alone, before[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert_tiny", "bert_mini", "bert_small", "bert_medium"])
+def test_sizes_and_layers(name: str) -> None:
+    encoder = build(EncoderConfig(name, 16, 0, options=describe(name), vocabulary=300))
+    assert encoder.width == SIZES[name]["hidden_size"]
+    layers = {encoder.layer_of(n) for n, _ in encoder.named_parameters()}
+    assert layers == set(range(encoder.depth))
+    with pytest.raises(UserError, match="cannot skip them"):
+        encoder(tokens((4, 4)), torch.zeros(2, 1, dtype=torch.int64))
+
+
+def test_its_weights_are_a_function_of_the_seed() -> None:
+    one, two, three = (build(CONFIG, seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[n], two[n]) for n in one)
+    assert any(not torch.equal(one[n], three[n]) for n in one)
+
+
+def test_a_local_folder_names_the_architecture(tmp_path: Path) -> None:
+    """Without running any code that the folder may bring."""
+    config = BertConfig(
+        vocab_size=300, hidden_size=64, num_hidden_layers=3, num_attention_heads=2, intermediate_size=96
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**said, "auto_map": {"AutoModel": "evil.py--Model"}}))
+    options = describe(str(tmp_path))
+    assert "auto_map" not in options
+    encoder = build(EncoderConfig(str(tmp_path), 128, 0, options=options, vocabulary=300))
+    assert (encoder.width, encoder.depth) == (64, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "bert_minni", "options": {}}, "unknown encoder of text 'bert_minni'; did you mean 'bert_mini'"),
+        ({"options": {**CONFIG.options, "num_attention_heads": 3}}, "encoder 'bert_tiny' cannot be built"),
+        ({"options": {"model_type": "nonsense"}}, "encoder 'bert_tiny' cannot be built"),
+        ({"options": {**CONFIG.options, "vocab_size": 100}}, "knows 100 tokens, the tokenizer 300"),
+        ({"options": {**CONFIG.options, "max_position_embeddings": 16}}, "reads at most 16 tokens"),
+        ({"drop_path": 0.1}, "has no stochastic depth"),
+    ],
+)
+def test_what_cannot_be_built(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(dataclasses.replace(CONFIG, **changes))

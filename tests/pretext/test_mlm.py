@@ -1,0 +1,88 @@
+"""Masked language modelling against transformers' own loss, and against its formula written out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from selftaught.batch import Batch
+from selftaught.encoders.transformers_models import MaskedHead
+from selftaught.errors import UserError
+from selftaught.pretext.mlm import MLM
+from tests.contracts.conftest import batch_of, make
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return batch_of("mlm")
+
+
+def theirs(task: MLM) -> BertForMaskedLM:
+    """The same weights in transformers' model."""
+    model = BertForMaskedLM(BertConfig(**task.encoder.model.config.to_dict())).eval()
+    weights = {f"bert.{n}": t for n, t in task.encoder.model.state_dict().items()}
+    weights |= {MaskedHead.NAMES[n]: t for n, t in task.head.state_dict().items()}
+    weights["cls.predictions.decoder.weight"] = task.encoder.embeddings
+    weights["cls.predictions.decoder.bias"] = task.head.bias
+    model.load_state_dict(weights)
+    return model
+
+
+def test_loss_and_gradients_are_those_of_bert(batch: Batch) -> None:
+    task = make("mlm").eval()
+    assert isinstance(task, MLM)
+    text, shown, chosen = task.hide(batch)
+    loss = task(batch).loss
+    loss.backward()
+    model = theirs(task)
+    labels = torch.where(chosen, text.ids, -100)
+    expected = model(input_ids=shown.ids, attention_mask=shown.valid.long(), labels=labels).loss
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    expected.backward()
+    mine, other = dict(task.encoder.model.named_parameters()), dict(model.bert.named_parameters())
+    for name, parameter in mine.items():
+        torch.testing.assert_close(parameter.grad, other[name].grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_loss_is_the_formula(batch: Batch) -> None:
+    """Mean over hidden tokens of minus log softmax at the token that was there."""
+    task = make("mlm").eval()
+    assert isinstance(task, MLM)
+    text, shown, chosen = task.hide(batch)
+    hidden = task.encoder(shown).tokens.double()
+    total, n = 0.0, 0
+    for row, column in chosen.nonzero().tolist():
+        h = torch.nn.functional.gelu(task.head.dense.double()(hidden[row, column]))
+        logits = task.head.norm.double()(h) @ task.encoder.embeddings.double().T + task.head.bias.double()
+        z = (logits - logits.max()).detach().numpy()
+        total -= z[text.ids[row, column]] - math.log(np.exp(z).sum())
+        n += 1
+    task.head.float()
+    assert abs(task(batch).loss.item() - total / n) < 1e-4
+
+
+def test_only_hidden_tokens_are_changed_and_one_at_least_is(batch: Batch) -> None:
+    for words in (False, True):
+        task = make("mlm", words=words, mask=0.01)
+        assert isinstance(task, MLM)
+        text, shown, chosen = task.hide(batch)
+        assert torch.equal(shown.ids[~chosen], text.ids[~chosen])
+        if not words:
+            assert (chosen.sum(1) == 1).all()
+
+
+def test_a_batch_of_texts_without_tokens_has_no_loss_but_is_no_error() -> None:
+    task = make("mlm")
+    assert isinstance(task, MLM)
+    empty = Batch(task.modality.inputs(["", ""]), torch.arange(2), seed=0, step=0)
+    loss = task(empty).loss
+    loss.backward()
+    assert loss.item() == 0.0
+
+
+@pytest.mark.parametrize("settings", [{"mask": 0.0}, {"mask": 1.5}, {"keep": 0.6, "random": 0.6}])
+def test_bad_settings(settings: dict) -> None:
+    with pytest.raises(UserError, match="but must be a share between 0 and 1"):
+        make("mlm", **settings)

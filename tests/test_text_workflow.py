@@ -1,0 +1,137 @@
+"""The verbs on text, from a folder of .txt to predictions; resumed to the same bits; bad requests in one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import selftaught
+from tests import runs
+from tests.modality.corpus import english
+
+MLM = ("--pretext", "mlm", "--encoder", "bert_tiny", "--size", 32, "--set", "text.vocabulary=1000")
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    root = runs.folder("docstrings")
+    for i, (text, module) in enumerate(english()):
+        (root / module).mkdir(parents=True, exist_ok=True)
+        (root / module / f"{i:04d}.txt").write_text(text, "utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    out = runs.folder("mlm-run")
+    runs.succeed("pretrain", data, *MLM, "--steps", 6, "--batch", 16, "--out", out)
+    return out
+
+
+def test_a_run_leaves_what_any_run_leaves(run: Path, data: Path) -> None:
+    recipe = json.loads((run / "recipe.json").read_text())
+    assert (recipe["kind"], recipe["modality"]["length"], recipe["encoder"]["vocabulary"]) == ("text", 32, 1000)
+    facts = json.loads((run / "data.json").read_text())
+    assert facts["kind"] == "text"
+    assert facts["count"] == len(english()) == facts["train"] + facts["held_out"]
+    assert len(np.load(run / "seen.npy")) == facts["train"]
+    for folder in (run, run / "encoder"):
+        assert (folder / "preprocessing" / "tokenizer.json").is_file()
+    bundle = selftaught.load(run)
+    assert bundle([english()[0][0], "a"]).shape == (2, 128)
+    assert "features = bundle(texts)" in (run / "encoder" / "README.md").read_text()
+
+
+def test_evaluation_stands_beside_random_initialisation_and_tf_idf(run: Path, data: Path) -> None:
+    result = runs.succeed("evaluate", run, data, "--labels", "1", "--draws", "2")
+    rows = json.loads((run / "evaluation.json").read_text())["rows"]
+    assert {r["features"] for r in rows} == {"pretrained", "random_init", "raw"}
+    assert all(0 <= r["low"] <= r["value"] <= r["high"] <= 1 for r in rows)
+    assert "Linear probe" in result.out
+    assert (run / "report.html").is_file()
+    value = {r["features"]: r["value"] for r in rows if r["measure"] == "linear_probe"}
+    assert value["raw"] > 0.4  # nine modules: TF-IDF tells them apart, chance does not
+
+
+def test_finetune_predict_embed_and_inspect(run: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tuned"
+    runs.succeed("finetune", run, data, "--epochs", "0.5", "--out", out)
+    rows = json.loads((out / "finetune.json").read_text())["rows"]
+    assert [r["features"] for r in rows] == ["pretrained", "from_scratch"]
+    runs.succeed("predict", out, data, "--out", tmp_path / "found.csv")
+    assert len((tmp_path / "found.csv").read_text().splitlines()) == len(english()) + 1
+    runs.succeed("embed", run, data, "--out", tmp_path / "features.npy")
+    features = np.load(tmp_path / "features.npy")
+    assert features.shape == (len(english()), 128)
+    assert np.isfinite(features).all()
+    # A document of one piece has the features that the bundle gives it.
+    bundle = selftaught.load(run)
+    names = (tmp_path / "features.names.txt").read_text().splitlines()
+    found = bundle.modality.tokenizer.encode([(data / name).read_text() for name in names])
+    short = [i for i, tokens in enumerate(found) if len(tokens.ids) <= 30][:5]
+    assert short
+    found = bundle([(data / names[i]).read_text() for i in short]).numpy()
+    np.testing.assert_allclose(found, features[short], atol=1e-4)
+    audit = selftaught.inspect(str(data), cost=False, quiet=True)
+    assert audit["samples"] == len(english())
+    assert [t["task"] for t in audit["tasks"] if t["suits"]]
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(run: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    words = ("pretrain", data, *MLM, "--steps", 6, "--batch", 16, "--out", out)
+    stopped = runs.run(*words, kill=("checkpoints", 1))
+    assert stopped.code < 0
+    runs.succeed(*words)
+    for name in ("encoder/encoder.safetensors", "log.jsonl"):
+        assert (out / name).read_bytes() == (run / name).read_bytes()
+    again = tmp_path / "again"
+    runs.succeed("pretrain", data, "--recipe", run / "recipe.json", "--out", again)
+    mine, other = load_file(again / "encoder/encoder.safetensors"), load_file(run / "encoder/encoder.safetensors")
+    assert all(np.array_equal(mine[n], other[n]) for n in other)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--pretext", "mae"), "pretext 'mae' works on image, not on text"),
+        (("--pretext", "mlm", "--encoder", "resnet18"), "unknown encoder of text 'resnet18'"),
+        (("--pretext", "mlm", "--set", "text.tokenizer=words"), "tokenizer 'words' is unknown"),
+        (("--pretext", "mlm", "--set", "text.vocabulary=5"), "vocabulary 5 is below 300"),
+        (("--pretext", "mlm", "--set", "image.size=5"), "setting 'image.size' is for image data"),
+        (("--pretext", "mlm", "--set", "text.vocab=5"), "text.vocab"),
+    ],
+)
+def test_bad_requests(words: tuple[str, ...], message: str, data: Path, tmp_path: Path) -> None:
+    result = runs.run("pretrain", data, *words, "--steps", 2, "--out", tmp_path / "run")
+    assert message in runs.one_line(result, 2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_are_no_text(tmp_path: Path) -> None:
+    words = ("pretrain", runs.pictures(), "--pretext", "mlm", "--steps", 2, "--out", tmp_path / "run")
+    assert "pretext 'mlm' works on text, not on image" in runs.one_line(runs.run(*words), 2)
+
+
+def test_without_the_extra_text_is_one_line_and_the_rest_works(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizers.py").write_text("raise ImportError('not installed')")
+    (tmp_path / "transformers.py").write_text("raise ImportError('not installed')")
+    environment = {**os.environ, **runs.environment(), "PYTHONPATH": str(tmp_path)}
+
+    def call(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "selftaught.cli", *map(str, words)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    refused = call("pretrain", data, "--pretext", "mlm", "--steps", 2)
+    assert (refused.returncode, refused.stderr.splitlines()[-1]) == (
+        2,
+        "selftaught: text needs the extra 'text': pip install 'selftaught[text]'",
+    )
+    listed = call("tasks")
+    assert listed.returncode == 0
+    assert "mlm" in listed.stdout
