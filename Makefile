@@ -47,7 +47,7 @@ bench-peers: $(PEERS)/.ready
 
 $(PEERS)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vision-fast]' 'lightly==1.6.0'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vision-fast,text]' 'lightly==1.6.0'
 	@touch $@
 
 clean:

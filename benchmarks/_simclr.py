@@ -77,7 +77,8 @@ def recipe_for(source: ImageSource, encoder: str, batch: int | None, seed: int, 
         settings=list(settings),
         recipe=None,
     )
-    return resolve(request, source, np.arange(len(source)), "cpu", Ranks(), lambda line: None)
+    everything = np.arange(len(source)), np.empty(0, np.int64)
+    return resolve(request, source, everything, "cpu", Ranks(), lambda line: None).recipe
 
 
 class Ours:

@@ -2,19 +2,28 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
 
 import selftaught
+from selftaught.batch import Batch
+from selftaught.data.texts import from_list
+from selftaught.encoders import build
+from selftaught.modality.text import TextModality, Tokenizer
+from selftaught.pretext.mlm import MLM
+from selftaught.workflow.kinds.texts import Texts
 from tests import runs
 from tests.modality.corpus import english
 
-MLM = ("--pretext", "mlm", "--encoder", "bert_tiny", "--size", 32, "--set", "text.vocabulary=1000")
+BERT = ("--pretext", "mlm", "--encoder", "bert_tiny", "--size", 32, "--set", "text.vocabulary=1000")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +38,7 @@ def data() -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
     out = runs.folder("mlm-run")
-    runs.succeed("pretrain", data, *MLM, "--steps", 6, "--batch", 16, "--out", out)
+    runs.succeed("pretrain", data, *BERT, "--steps", 6, "--batch", 16, "--out", out)
     return out
 
 
@@ -84,7 +93,7 @@ def test_finetune_predict_embed_and_inspect(run: Path, data: Path, tmp_path: Pat
 
 def test_a_stopped_run_goes_on_to_the_same_bits(run: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
-    words = ("pretrain", data, *MLM, "--steps", 6, "--batch", 16, "--out", out)
+    words = ("pretrain", data, *BERT, "--steps", 6, "--batch", 16, "--out", out)
     stopped = runs.run(*words, kill=("checkpoints", 1))
     assert stopped.code < 0
     runs.succeed(*words)
@@ -135,3 +144,97 @@ def test_without_the_extra_text_is_one_line_and_the_rest_works(data: Path, tmp_p
     listed = call("tasks")
     assert listed.returncode == 0
     assert "mlm" in listed.stdout
+
+
+def test_the_exported_folder_opens_in_transformers_with_the_same_logits(run: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+    out = tmp_path / "exported"
+    runs.succeed("export", run, "--out", out)
+    bundle = selftaught.load(run)
+    head = bundle.encoder.masked_head()
+    head.load_state_dict(load_torch(run / "encoder" / "masked_head.safetensors"))
+    texts = [text for text, _ in english()][:6]
+    tokens = bundle.modality.plain(Batch(bundle.modality.inputs(texts), torch.arange(6), seed=0, step=0))
+    theirs = AutoTokenizer.from_pretrained(out)(texts, padding=True, truncation=True, return_tensors="pt")
+    assert torch.equal(theirs["input_ids"], tokens.ids)
+    model, bare = AutoModelForMaskedLM.from_pretrained(out).eval(), AutoModel.from_pretrained(out).eval()
+    asked = {"input_ids": theirs["input_ids"], "attention_mask": theirs["attention_mask"]}
+    with torch.no_grad():
+        mine = bundle.encoder(tokens).tokens
+        logits = head(mine, bundle.encoder.embeddings)
+        torch.testing.assert_close(model(**asked).logits[tokens.valid], logits[tokens.valid], rtol=1e-5, atol=1e-5)
+        states = bare(**asked).last_hidden_state
+        torch.testing.assert_close(states[tokens.valid], mine[tokens.valid], rtol=1e-5, atol=1e-5)
+    assert "exists" in runs.one_line(runs.run("export", run, "--out", out), 2)
+
+
+def test_a_causal_model_opens_in_transformers(data: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    words = ("--pretext", "clm", "--encoder", "gpt2_nano", "--size", 32, "--set", "text.vocabulary=1000")
+    runs.succeed("pretrain", data, *words, "--steps", 2, "--batch", 16, "--out", tmp_path / "run")
+    runs.succeed("export", tmp_path / "run")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "transformers").eval()
+    bundle = selftaught.load(tmp_path / "run")
+    tokens = bundle.modality.plain(Batch(bundle.modality.inputs([english()[0][0]]), torch.arange(1), seed=0, step=0))
+    with torch.no_grad():
+        mine = bundle.encoder(tokens).tokens @ bundle.encoder.embeddings.T
+        torch.testing.assert_close(model(input_ids=tokens.ids).logits, mine, rtol=1e-5, atol=1e-5)
+
+
+def test_a_checkpoint_of_transformers_is_continued(run: Path, data: Path, tmp_path: Path) -> None:
+    """Its logits are unchanged before the first step, its tokenizer is used, and the run stands on its own afterwards."""
+    from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+
+    folder = tmp_path / "checkpoint"
+    runs.succeed("export", run, "--out", folder)  # for its tokenizer
+    size = selftaught.load(run).modality.tokenizer.vocabulary
+    config = BertConfig(
+        vocab_size=size, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    theirs = AutoModelForMaskedLM.from_pretrained(folder).eval()
+
+    tokenizer = Tokenizer.load(folder)
+    source = from_list([text for text, _ in english()])
+    encoder_config = Texts().encoder(str(folder), 32, source, TextModality(tokenizer, 32))
+    task = MLM(build(encoder_config), TextModality(tokenizer, 32), MLM.Config()).eval()
+    inputs = task.modality.inputs([text for text, _ in english()][:8])
+    _, shown, chosen = task.hide(Batch(inputs, torch.arange(8), seed=0, step=0))
+    with torch.no_grad():
+        mine = task.head(task.encoder(shown).tokens[chosen], task.encoder.embeddings)
+        expected = theirs(input_ids=shown.ids, attention_mask=shown.valid.long()).logits[chosen]
+    torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+
+    out = tmp_path / "continued"
+    words = ("--pretext", "mlm", "--encoder", folder, "--size", 32, "--steps", 2, "--batch", 16)
+    runs.succeed("pretrain", data, *words, "--out", out)
+    shutil.rmtree(folder)
+    assert selftaught.load(out)(["some text"]).shape == (1, 64)
+    result = selftaught.evaluate(out, str(data), labels=[1.0], draws=1, quiet=True)
+    assert {r["features"] for r in result["rows"]} == {"pretrained", "random_init", "raw"}
+
+
+def test_a_folder_whose_tokenizer_does_not_fit_is_refused(run: Path, data: Path, tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder = tmp_path / "checkpoint"
+    runs.succeed("export", run, "--out", folder)
+    BertForMaskedLM(
+        BertConfig(vocab_size=500, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    ).save_pretrained(folder)
+    words = ("pretrain", data, "--pretext", "mlm", "--encoder", folder, "--size", 32, "--steps", 2)
+    said = runs.one_line(runs.run(*words, "--out", tmp_path / "run"), 2)
+    assert "knows 500 tokens, the tokenizer" in said
+    (folder / "tokenizer.json").unlink()
+    assert "holds no tokenizer.json" in runs.one_line(runs.run(*words, "--out", tmp_path / "run"), 2)
+    (folder / "model.safetensors").unlink()
+    shutil.copy(run / "encoder" / "preprocessing" / "tokenizer.json", folder)
+    assert "holds no weights" in runs.one_line(runs.run(*words, "--out", tmp_path / "run"), 2)
+
+
+def test_pictures_are_not_exported_yet(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    runs.succeed("pretrain", runs.pictures(), *runs.ENCODER, "--steps", 1, "--batch", 16, "--out", out)
+    assert "only encoders of text are exported" in runs.one_line(runs.run("export", out), 2)

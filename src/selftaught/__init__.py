@@ -3,7 +3,19 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["demo", "embed", "evaluate", "finetune", "inspect", "load", "predict", "pretrain", "report", "tasks"]
+__all__ = [
+    "demo",
+    "embed",
+    "evaluate",
+    "export",
+    "finetune",
+    "inspect",
+    "load",
+    "predict",
+    "pretrain",
+    "report",
+    "tasks",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -161,6 +161,18 @@ def embed(run: Path, data: Any, *, out: Path | None = None, device: str = "auto"
     return do(Path(run), data, out or Path("features.npy"), device, quiet)
 
 
+def export(run: Path, *, out: Path | None = None) -> Path:
+    """Write an encoder of text as a Hugging Face folder, with its tokenizer.
+
+    Args:
+        run: Run folder or encoder bundle.
+        out: The new folder; default RUN/transformers.
+    """
+    from selftaught.workflow.export import export as do
+
+    return do(Path(run), out or Path(run) / "transformers")
+
+
 def inspect(data: Any, *, other: Any = None, cost: bool = True, quiet: bool = False) -> dict[str, Any]:
     """Look at data before training: counts, corrupt files, duplicates, leaks, fitting tasks, cost.
 

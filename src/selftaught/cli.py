@@ -12,7 +12,7 @@ import tyro
 from selftaught import __version__, api
 from selftaught.errors import UserError
 
-VERBS = ("pretrain", "evaluate", "finetune", "predict", "embed", "inspect", "report", "tasks", "demo")
+VERBS = ("pretrain", "evaluate", "finetune", "predict", "embed", "export", "inspect", "report", "tasks", "demo")
 _POSITIONAL = {"run", "data"}
 _PLACEHOLDER = {"<class 'int'>": "N", "int": "N", "<class 'float'>": "X", "float": "X", "pathlib.Path": "PATH"}
 

@@ -85,8 +85,9 @@ def make(name: str, encoder: str | None = None, seed: int = 0, **settings: objec
     kind = find(name)
     text = kind.kinds == {"text"}
     if text:
-        options, size = describe("bert_tiny"), text_modality().tokenizer.vocabulary
-        config = EncoderConfig("bert_tiny", LENGTH, 0, options=options, vocabulary=size)
+        architecture = "gpt2_nano" if "causal" in kind.needs else "bert_tiny"
+        options, size = describe(architecture), text_modality().tokenizer.vocabulary
+        config = EncoderConfig(architecture, LENGTH, 0, options=options, vocabulary=size)
     else:
         config = EncoderConfig(encoder or ("vit_micro" if "keep" in kind.needs else "resnet10_x0.25"), SIZE, 1)
     modality = text_modality() if text else ImageModality(SIZE, 1, (0.3,), (0.37,))

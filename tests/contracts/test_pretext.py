@@ -142,6 +142,7 @@ def test_two_ranks_take_the_gradient_of_one(name: str, batch: Batch) -> None:
 LONGER: dict[str, dict[str, Any]] = {
     "mae": {"steps": 800, "batch": 64, "settings": {"normalise": False}},
     "mlm": {"steps": 2000, "batch": 64, "settings": {}},
+    "clm": {"steps": 1000, "batch": 64, "settings": {}},
 }
 
 

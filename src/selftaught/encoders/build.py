@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import load_model_config_from_hf
-from torch import Tensor
 
 from selftaught.encoders.base import Encoder, EncoderConfig
+from selftaught.encoders.files import read_tensors
 from selftaught.encoders.timm_models import build_timm
 from selftaught.errors import UserError
 
@@ -39,37 +37,11 @@ def named(name: str, size: int, channels: int = 3) -> EncoderConfig:
     return EncoderConfig(architecture, size, channels, weights=name, options=options or {})
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file, or of a .pth that holds nothing but tensors.
-
-    Raises UserError where the file is missing, broken, or would have to execute code to be read.
-    """
-    if not path.is_file():
-        raise UserError(f"weights '{path}' is not a file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
-        raise UserError(f"weights '{path}' cannot be read: {str(error).splitlines()[0]}") from error
-    except Exception as error:  # the unpickler's error class is private to torch's weights_only reader
-        raise UserError(
-            f"weights '{path}' is a pickle that holds more than tensors; refused, because reading it could execute code. "
-            "Save it as .safetensors"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise UserError(f"weights '{path}' holds no flat dictionary of tensors")
-    return loaded
-
-
 def load_weights(encoder: Encoder, path: Path) -> None:
     """Fill an encoder from a file; its names may start with `encoder.`, `model.`, `module.` or `backbone.`."""
     own = encoder.state_dict()
     given = {}
-    for name, value in read_weights(path).items():
+    for name, value in read_tensors(path).items():
         bare = name
         for prefix in ("module.", "encoder.", "backbone.", "model."):
             bare = bare.removeprefix(prefix)

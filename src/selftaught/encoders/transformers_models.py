@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from selftaught.batch import Encoded, Tokens
 from selftaught.encoders.base import Encoder, EncoderConfig
+from selftaught.encoders.files import read_tensors
 from selftaught.errors import UserError, unknown
 
 try:
@@ -37,13 +38,21 @@ def _bert(width: int, depth: int, heads: int) -> dict[str, Any]:
     }
 
 
-# The sizes that google-research/bert publishes (Turc et al. 2019, table 1).
+def _gpt2(width: int, depth: int, heads: int) -> dict[str, Any]:
+    return {"model_type": "gpt2", "n_embd": width, "n_layer": depth, "n_head": heads}
+
+
+# BERT in the sizes that google-research/bert publishes (Turc et al. 2019, table 1); GPT-2 in nanoGPT's for a CPU, that of
+# bert_mini, and its own.
 SIZES: dict[str, dict[str, Any]] = {
     "bert_tiny": _bert(128, 2, 2),
     "bert_mini": _bert(256, 4, 4),
     "bert_small": _bert(512, 4, 8),
     "bert_medium": _bert(512, 8, 8),
     "bert_base": _bert(768, 12, 12),
+    "gpt2_nano": _gpt2(128, 4, 4),
+    "gpt2_mini": _gpt2(256, 4, 4),
+    "gpt2": _gpt2(768, 12, 12),
 }
 
 
@@ -76,9 +85,9 @@ def _attend(
     assert packing is not None, "this attention is for packed tokens only"
     # Heads before tokens only inside the rows: [B, H, L, D].
     q, k, v = (packing.spread(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=packing.valid[:, None, None, :], dropout_p=dropout, scale=scaling
-    )
+    causal = bool(getattr(module, "is_causal", False))  # what lies behind the end of a text is never looked at then
+    mask = None if causal else packing.valid[:, None, None, :]
+    out = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=scaling)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, packing.flat)[None], None
 
 
@@ -88,13 +97,13 @@ AttentionInterface.register(_PACKED, _attend)
 class TransformersEncoder(Encoder):
     """A transformers model that reads tokens: pooled is the mean over them.
 
-    abilities: "masked_head" (`masked_head` gives what predicts hidden tokens).
+    abilities: "masked_head" (`masked_head` gives what predicts hidden tokens) of those that see a whole text, "causal" of
+    those in which a token sees what lies before it alone.
     """
-
-    abilities = frozenset({"masked_head"})
 
     def __init__(self, config: EncoderConfig, model: Any) -> None:
         super().__init__()
+        self.abilities = frozenset({"causal" if model.config.model_type == "gpt2" else "masked_head"})
         self.config, self.model = config, model
         self.width = self.token_width = int(model.config.hidden_size)
         self.depth = int(model.config.num_hidden_layers) + 1
@@ -112,22 +121,42 @@ class TransformersEncoder(Encoder):
         packing = Packing(valid.flatten().nonzero()[:, 0], (valid.shape[0], valid.shape[1]), valid)
         at = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         found = self.model(
-            input_ids=inputs.ids[valid][None], position_ids=at[valid][None], packing=packing
+            input_ids=inputs.ids[valid][None], position_ids=at[valid][None], packing=packing, use_cache=False
         ).last_hidden_state
         tokens = packing.spread(found[0])
         count = valid.sum(1, keepdim=True).clamp_min(1)
         return Encoded(tokens, tokens.sum(1) / count.to(tokens.dtype), valid)
 
     def masked_head(self) -> "MaskedHead":
-        """A fresh head that predicts hidden tokens, of the design that belongs to this architecture."""
+        """The head that predicts hidden tokens, of the design that belongs to this architecture.
+
+        Fresh, or that of the file the encoder's weights come from, where it holds one.
+        """
         c = self.model.config
-        return MaskedHead(c.hidden_size, c.vocab_size, c.layer_norm_eps, c.initializer_range)
+        head = MaskedHead(c.hidden_size, c.vocab_size, c.layer_norm_eps, c.initializer_range)
+        if self.config.weights_file is not None:
+            given = read_tensors(self.config.weights_file)
+            found = {ours: given[theirs] for ours, theirs in MaskedHead.NAMES.items() if theirs in given}
+            if len(found) == len(MaskedHead.NAMES):
+                head.load_state_dict(found)
+        return head
+
+    def adapted(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of this network from a file of transformers', of the bare model or of one with a head."""
+        prefix, found = self.model.base_model_prefix, {}
+        for name in self.state_dict():
+            bare = name.removeprefix("model.")
+            for given in (f"model.{prefix}.{bare}", name, f"model.{bare.removeprefix('encoder.')}"):
+                if given in weights:
+                    found[name] = weights[given]
+                    break
+        return found
 
     def layer_of(self, name: str) -> int:
         """0 for the embeddings, i for the i-th layer, `depth` for what follows."""
-        if found := re.search(r"\blayers?\.(\d+)\.", name):
+        if found := re.search(r"\b(?:layers?|h)\.(\d+)\.", name):
             return int(found.group(1)) + 1
-        return 0 if "embeddings" in name else self.depth
+        return 0 if re.search(r"embeddings|\bw[tp]e\b", name) else self.depth
 
 
 class MaskedHead(nn.Module):
@@ -179,9 +208,10 @@ def build_transformers(config: EncoderConfig) -> TransformersEncoder:
         **(config.options or describe(config.name)),
     }
     kind = options.pop("model_type", None)
+    more = {"add_pooling_layer": False} if kind == "bert" else {}
     try:
         found: PreTrainedConfig = transformers.AutoConfig.for_model(kind, **options)
-        model = AutoModel.from_config(found, attn_implementation=_PACKED, add_pooling_layer=False)
+        model = AutoModel.from_config(found, attn_implementation=_PACKED, **more)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"encoder '{config.name}' cannot be built: {str(error).splitlines()[0]}") from error
     if found.max_position_embeddings < config.size:

@@ -11,6 +11,12 @@ from selftaught.encoders import Encoder
 from selftaught.errors import UserError, unknown
 from selftaught.modality.base import Modality
 
+_ABLE = {
+    "keep": "a vit_* encoder, such as vit_micro",
+    "masked_head": "a bert_* encoder, such as bert_mini",
+    "causal": "a gpt2* encoder, such as gpt2_mini",
+}
+
 
 class Pretext(nn.Module, ABC):
     """A pretext task: the encoder under training, what else the method trains, and its loss.
@@ -25,6 +31,7 @@ class Pretext(nn.Module, ABC):
         small_machine: settings that replace the paper's where there is no GPU: published ones are for hundreds of epochs.
         collapses: whether giving all samples one feature could satisfy its loss, so that the watchdog looks for it. Not so
             where hidden tokens are predicted: features of a text's tokens share a large mean, which is no collapse.
+        kept: modules beside the encoder that its bundle keeps, {name of the file: attribute}.
         splits_batch: whether micro-batches of an accumulated step give the same gradient as the whole batch; not so for
             losses that compare the samples of a batch, or take the mean over what differs in number.
     """
@@ -38,6 +45,7 @@ class Pretext(nn.Module, ABC):
     supervised: ClassVar[bool] = False
     small_machine: ClassVar[dict[str, Any]] = {}
     collapses: ClassVar[bool] = True
+    kept: ClassVar[dict[str, str]] = {}
     splits_batch: ClassVar[bool] = True
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Any) -> None:
@@ -46,7 +54,7 @@ class Pretext(nn.Module, ABC):
         if missing := self.needs - encoder.abilities:
             raise UserError(
                 f"pretext '{name}' needs an encoder that can {', '.join(sorted(missing))}; "
-                f"'{encoder.config.name}' cannot; use a vit_* encoder, such as vit_micro"
+                f"'{encoder.config.name}' cannot; use {_ABLE[min(missing)]}"
             )
         if modality.name not in self.kinds:
             raise UserError(f"pretext '{name}' works on {', '.join(sorted(self.kinds))}, not on {modality.name}")

@@ -43,6 +43,7 @@ class MLM(Pretext):
     needs = frozenset({"masked_head"})
     wants = frozenset({"documents", "words"})
     collapses = False
+    kept = {"masked_head": "head"}  # noqa: RUF012
     splits_batch = False  # the mean is over the tokens of a step, and micro-batches hold different numbers of them
 
     def __init__(self, encoder: Encoder, modality: TextModality, config: Config) -> None:

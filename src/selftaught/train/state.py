@@ -100,9 +100,12 @@ def _like(value: Tensor, parameter: nn.Parameter, fused: bool) -> Tensor:
 
 def encoder_tensors(task: Any, ema: EMA | None, sharded: bool) -> dict[str, Tensor]:
     """The state of the encoder that a run ends with: the averaged one where there is one. Every rank must call it."""
-    if ema is not None:
-        return _module_state(ema.module, sharded)
+    return _module_state(ema.module, sharded) if ema is not None else part_tensors(task, "encoder", sharded)
+
+
+def part_tensors(task: Any, part: str, sharded: bool) -> dict[str, Tensor]:
+    """The state of one of a task's modules, whole. Every rank must call it."""
     if not sharded:
-        return task.encoder.state_dict()
+        return getattr(task, part).state_dict()
     whole = _module_state(task, sharded)
-    return {name.removeprefix("encoder."): t for name, t in whole.items() if name.startswith("encoder.")}
+    return {name.removeprefix(f"{part}."): t for name, t in whole.items() if name.startswith(f"{part}.")}

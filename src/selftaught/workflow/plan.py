@@ -150,7 +150,7 @@ def resolve(
     for other in set(changes) & set(KINDS) - {kind.name}:
         raise UserError(f"setting '{other}.{next(iter(changes[other]))}' is for {other} data, and this is {kind.name}")
     size = request.size or kind.pick_size(source, device)
-    modality = kind.fit(source, size, split[0], changes.get(kind.name, {}))
+    modality = kind.fit(source, size, split[0], changes.get(kind.name, {}), request.encoder)
     training = kind.training(source, modality, *split, quiet)
     encoder = _encoder(request, kind, size, source, modality, device, task.needs, changes.get("encoder", {}))
     small = task.small_machine if device == "cpu" else {}

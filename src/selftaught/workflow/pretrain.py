@@ -151,6 +151,12 @@ def _finish(
     recipe: Recipe, trainer: Trainer, modality: Modality, source: Source, run: RunFolder, outcome: Outcome
 ) -> None:
     tensors = state.encoder_tensors(trainer.task, trainer.ema, trainer.sharded)
+    kept = {
+        f"{name}.safetensors": {
+            n: t.detach().cpu().contiguous() for n, t in state.part_tensors(trainer.task, part, trainer.sharded).items()
+        }
+        for name, part in trainer.task.kept.items()
+    }
     if not run.writes:
         return
     encoder = trainer.task.encoder
@@ -174,4 +180,4 @@ def _finish(
         "skipped": len(source.skipped),
     }
     disk.write_json(run.path / "summary.json", summary)
-    bundle.save(run.encoder, encoder, modality, info, tensors)
+    bundle.save(run.encoder, encoder, modality, info, tensors, kept)

@@ -58,8 +58,11 @@ class Kind(ABC):
         """Training size for the data and the machine."""
 
     @abstractmethod
-    def fit(self, source: Any, size: int, train: np.ndarray, settings: dict[str, Any]) -> Modality:
-        """Preprocessing, from the training samples alone. settings: what `--set NAME.field` says of this kind."""
+    def fit(self, source: Any, size: int, train: np.ndarray, settings: dict[str, Any], encoder: str) -> Modality:
+        """Preprocessing, from the training samples alone, or as the named encoder needs it.
+
+        settings: what `--set NAME.field` says of this kind.
+        """
 
     @abstractmethod
     def choose(self, size: int, device: str, needs: frozenset[str]) -> str:

@@ -33,7 +33,9 @@ class Images(Kind):
         limit = 96 if device == "cpu" else 224
         return min(limit, short // 8 * 8)
 
-    def fit(self, source: ImageSource, size: int, train: np.ndarray, settings: dict[str, Any]) -> ImageModality:
+    def fit(
+        self, source: ImageSource, size: int, train: np.ndarray, settings: dict[str, Any], encoder: str
+    ) -> ImageModality:
         """Preprocessing with the mean and standard deviation of each channel over (a part of) the training samples."""
         if settings:
             raise UserError(

@@ -1,7 +1,7 @@
 """Text: tokenized once, cut into pieces for pretraining, compared with TF-IDF."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ TERMS = 4096
 """Terms of TF-IDF: the commonest words and pairs of them, or characters and pairs where words are not separated."""
 
 
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
 @dataclass(frozen=True)
 class Settings:
     """tokenizer: wordpiece, bpe, unigram or char, trained on the training documents; or a local Hugging Face folder.
@@ -44,18 +47,28 @@ class Texts(Kind):
     def pick_size(self, source: TextSource, device: str) -> int:
         return 128
 
-    def fit(self, source: TextSource, size: int, train: np.ndarray, settings: dict[str, Any]) -> TextModality:
-        """Train the tokenizer on the training documents, or load it."""
-        chosen = from_json(Settings, settings, "text")
+    def fit(
+        self, source: TextSource, size: int, train: np.ndarray, settings: dict[str, Any], encoder: str
+    ) -> TextModality:
+        """Train the tokenizer on the training documents, or load it; a local folder of weights brings its own."""
+        chosen = from_json(Settings, {"tokenizer": encoder, **settings} if Path(encoder).is_dir() else settings, "text")
         if Path(chosen.tokenizer).is_dir():
             return TextModality(Tokenizer.load(Path(chosen.tokenizer)), size)
         return TextModality(Tokenizer.train(source.texts(train), chosen.tokenizer, chosen.vocabulary), size)
 
     def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
+        if "causal" in needs:
+            return "gpt2_mini" if device == "cpu" else "gpt2"
         return "bert_mini" if device == "cpu" else "bert_small"
 
     def encoder(self, name: str, size: int, source: TextSource, modality: TextModality) -> EncoderConfig:
-        return EncoderConfig(name, size, 0, options=describe(name), vocabulary=modality.tokenizer.vocabulary)
+        config = EncoderConfig(name, size, 0, options=describe(name), vocabulary=modality.tokenizer.vocabulary)
+        if not Path(name).is_dir():
+            return config
+        file = next((f for n in WEIGHTS if (f := Path(name) / n).is_file()), None)
+        if file is None:
+            raise UserError(f"'{name}' holds no weights; it needs {' or '.join(WEIGHTS)}")
+        return replace(config, weights=str(file.resolve()))
 
     def whole(self, source: TextSource, modality: TextModality, quiet: bool) -> TokenSource:
         with Meter("tokenize", len(source), quiet=quiet) as meter:

@@ -1,0 +1,36 @@
+"""Files of weights, read without executing anything that is in them."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from selftaught.errors import UserError
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, or of a .pth that holds nothing but tensors.
+
+    Raises UserError where the file is missing, broken, or would have to execute code to be read.
+    """
+    if not path.is_file():
+        raise UserError(f"weights '{path}' is not a file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
+        raise UserError(f"weights '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # the unpickler's error class is private to torch's weights_only reader
+        raise UserError(
+            f"weights '{path}' is a pickle that holds more than tensors; refused, because reading it could execute code. "
+            "Save it as .safetensors"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise UserError(f"weights '{path}' holds no flat dictionary of tensors")
+    return loaded

@@ -1,0 +1,47 @@
+"""Causal language modelling: guess each token from those before it, by maximum likelihood.
+
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2), section 2, eq. 1.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+from selftaught.batch import Batch, Step
+from selftaught.encoders import Encoder
+from selftaught.losses.tokens import token_cross_entropy
+from selftaught.modality.text import TextModality
+from selftaught.pretext.base import Pretext
+
+
+class CLM(Pretext):
+    """The sum over positions of -log p(token | tokens before it); all positions of a text are trained at once."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """Nothing to set: the likelihood has no parameters."""
+
+    family = "generative"
+    paper = "Radford et al. 2019, GPT-2"
+    kinds = frozenset({"text"})
+    needs = frozenset({"causal"})
+    wants = frozenset({"documents", "words"})
+    collapses = False
+    splits_batch = False  # the mean is over the tokens of a step, and micro-batches hold different numbers of them
+
+    def __init__(self, encoder: Encoder, modality: TextModality, config: Config) -> None:
+        super().__init__(encoder, modality, config)
+        self.modality: TextModality
+
+    def forward(self, batch: Batch) -> Step:
+        text = self.modality.plain(batch)
+        guessed = text.valid[:, 1:]
+        hidden = self.encoder(text).tokens[:, :-1][guessed]
+        logits = hidden @ cast(Any, self.encoder).embeddings.T  # tied, as in GPT-2
+        target = text.ids[:, 1:][guessed]
+        accuracy = (logits.detach().argmax(1) == target).float().mean()
+        return Step(token_cross_entropy(logits, target), {"accuracy": accuracy})
+
+    def chance(self, batch_size: int) -> float:
+        """All tokens alike."""
+        return math.log(self.modality.tokenizer.vocabulary)

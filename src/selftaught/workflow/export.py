@@ -1,0 +1,68 @@
+"""export: the encoder in the layout that other libraries open."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from selftaught import bundle, disk
+from selftaught.errors import UserError
+
+
+def export(run: Path, out: Path) -> Path:
+    """A Hugging Face folder of an encoder of text: weights, configuration, tokenizer, and the head that predicts tokens
+    where pretraining made one. `AutoModelForMaskedLM` (of GPT-2: `AutoModelForCausalLM`), `AutoModel` and `AutoTokenizer`
+    open it.
+    """
+    loaded = bundle.load(run)
+    if loaded.modality.name != "text":
+        raise UserError(
+            f"'{run}' is an encoder of {loaded.modality.name} data; only encoders of text are exported in this version"
+        )
+    if out.exists():
+        raise UserError(f"'{out}' exists; name another folder with --out, or remove it")
+    head = bundle.find(run) / "masked_head.safetensors"
+    with disk.filling(out):
+        _transformers(loaded, load_file(head) if head.is_file() else None, out)
+    return out
+
+
+def _transformers(loaded: bundle.Bundle, head: dict[str, Any] | None, out: Path) -> None:
+    from tokenizers import processors
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+    from selftaught.encoders.transformers_models import MaskedHead
+    from selftaught.modality.text import TextModality
+
+    encoder: Any = loaded.encoder
+    assert isinstance(loaded.modality, TextModality)
+    tokenizer, config = loaded.modality.tokenizer, encoder.model.config
+    config.pad_token_id = tokenizer.pad
+    weights = encoder.model.state_dict()
+    if "causal" in encoder.abilities:
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        weights = {f"{model.base_model_prefix}.{name}": value for name, value in weights.items()}
+        weights["lm_head.weight"] = encoder.embeddings
+    elif head is None:
+        model = AutoModel.from_config(config, attn_implementation="eager", add_pooling_layer=False)
+    else:
+        model = AutoModelForMaskedLM.from_config(config, attn_implementation="eager")
+        weights = {f"{model.base_model_prefix}.{name}": value for name, value in weights.items()}
+        weights |= {MaskedHead.NAMES[name]: value for name, value in head.items()}
+        weights |= {"cls.predictions.decoder.weight": encoder.embeddings, "cls.predictions.decoder.bias": head["bias"]}
+    model.load_state_dict(weights)
+    model.save_pretrained(out)
+    backend = type(tokenizer.backend).from_str(tokenizer.backend.to_str())
+    special = {"unk": tokenizer.unknown, "pad": tokenizer.pad, "cls": tokenizer.first, "sep": tokenizer.last}
+    names = {key: backend.id_to_token(number) for key, number in {**special, "mask": tokenizer.mask}.items()}
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{names['cls']} $A {names['sep']}",
+        pair=f"{names['cls']} $A {names['sep']} $B:1 {names['sep']}:1",
+        special_tokens=[(names["cls"], tokenizer.first), (names["sep"], tokenizer.last)],
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=loaded.modality.size,
+        **{f"{key}_token": name for key, name in names.items()},
+    )
+    fast.save_pretrained(out)
