@@ -19,6 +19,8 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does; it holds for both sides
 
+
+# isort: split
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
