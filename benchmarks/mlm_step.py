@@ -19,6 +19,7 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does; it holds for both sides
 
+import selftaught.encoders  # noqa: F401  (it goes before transformers, which imports torchvision)
 
 # isort: split
 import torch
