@@ -54,8 +54,10 @@ def text_modality() -> TextModality:
 
 @functools.cache
 def docstrings() -> Digits:
-    texts, modules = zip(*english())
-    source = from_list(texts, modules)
+    mixed = [
+        english()[i] for i in rng.permutation(len(english()), 1)
+    ]  # modules are not in order: any part has them all
+    source = from_list([text for text, _ in mixed], [module for _, module in mixed])
     tokens = tokenized(source, text_modality().tokenizer, LENGTH - 2, None, lambda done, total: None)
     order = rng.permutation(len(source), 0)
     return Digits(tokens, np.sort(order[: len(order) * 3 // 4]), np.sort(order[len(order) * 3 // 4 :]))

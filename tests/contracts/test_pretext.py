@@ -141,8 +141,8 @@ def test_two_ranks_take_the_gradient_of_one(name: str, batch: Batch) -> None:
 # Masked modelling learns more slowly than comparing views: it gets the steps it needs, in the slow suite.
 LONGER: dict[str, dict[str, Any]] = {
     "mae": {"steps": 800, "batch": 64, "settings": {"normalise": False}},
-    "mlm": {"steps": 2000, "batch": 64, "settings": {}},
-    "clm": {"steps": 1000, "batch": 64, "settings": {}},
+    "mlm": {"steps": 800, "batch": 64, "lr": 3e-3},
+    "clm": {"steps": 600, "batch": 64, "lr": 1e-3},
 }
 
 
@@ -150,14 +150,14 @@ LONGER: dict[str, dict[str, Any]] = {
 def test_it_beats_random_initialisation(name: str, tmp_path: Path) -> None:
     """A linear probe on real data, 100 labels, the same probe for both; the gap is far beyond its standard error."""
     data = data_of(name)
-    budget: dict[str, Any] = {"steps": 150, "batch": 128, "settings": {}, **LONGER.get(name, {})}
+    budget: dict[str, Any] = {"steps": 150, "batch": 128, "lr": 2e-3, "settings": {}, **LONGER.get(name, {})}
     view = {"crop_scale": [0.6, 1.0], "flip": 0.0}  # digits are not mirrored, and fill their pictures
     if "view" in find(name).Config.__dataclass_fields__:
         budget["settings"] = {"view": view, **budget["settings"]}
     task = make(name, **budget["settings"])
     before = copy.deepcopy(task.encoder)
     config = TrainConfig(
-        steps=budget["steps"], batch=budget["batch"], optim=OptimConfig(lr=2e-3), save_every=10_000, threads=2
+        steps=budget["steps"], batch=budget["batch"], optim=OptimConfig(lr=budget["lr"]), save_every=10_000, threads=2
     )
 
     def fetch(positions: np.ndarray, step: int) -> Batch:

@@ -39,7 +39,8 @@ def _bert(width: int, depth: int, heads: int) -> dict[str, Any]:
 
 
 def _gpt2(width: int, depth: int, heads: int) -> dict[str, Any]:
-    return {"model_type": "gpt2", "n_embd": width, "n_layer": depth, "n_head": heads}
+    shape = {"n_embd": width, "n_layer": depth, "n_head": heads}
+    return {"model_type": "gpt2", **shape, "bos_token_id": None, "eos_token_id": None}
 
 
 # BERT in the sizes that google-research/bert publishes (Turc et al. 2019, table 1); GPT-2 in nanoGPT's for a CPU, that of

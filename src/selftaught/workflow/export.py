@@ -37,7 +37,7 @@ def _transformers(loaded: bundle.Bundle, head: dict[str, Any] | None, out: Path)
     encoder: Any = loaded.encoder
     assert isinstance(loaded.modality, TextModality)
     tokenizer, config = loaded.modality.tokenizer, encoder.model.config
-    config.pad_token_id = tokenizer.pad
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = tokenizer.pad, tokenizer.first, tokenizer.last
     weights = encoder.model.state_dict()
     if "causal" in encoder.abilities:
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")

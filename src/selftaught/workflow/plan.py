@@ -157,9 +157,8 @@ def resolve(
     if small:
         tell(f"no GPU: {request.pretext} starts from its small-machine preset {json.dumps(small)}; --set changes it")
     batch = request.batch or _pick_batch(len(training.train), ranks.world, kind.largest_batch[device])
-    # Few steps on a small convolutional network bear, and need, a larger step than long runs of large ones.
-    base = 2.8e-3 if device == "cpu" and "keep" not in task.needs and kind.name == "image" else 1e-3
-    optim = {"lr": request.lr or base * (batch / 256) ** 0.5, **changes.get("optim", {})}
+    rate = kind.base_lr(device, task.needs, encoder) * (batch / 256) ** 0.5
+    optim = {"lr": request.lr or rate, **changes.get("optim", {})}
     loop = {
         "steps": 1,
         "batch": batch,

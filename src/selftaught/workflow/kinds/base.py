@@ -73,6 +73,10 @@ class Kind(ABC):
         """The config of an encoder as users name it."""
 
     @abstractmethod
+    def base_lr(self, device: str, needs: frozenset[str], encoder: EncoderConfig) -> float:
+        """The peak learning rate for a batch of 256; it goes with the square root of the batch."""
+
+    @abstractmethod
     def training(self, source: Any, modality: Any, train: np.ndarray, held: np.ndarray, quiet: bool) -> Training:
         """What pretraining reads of the samples."""
 
