@@ -146,5 +146,5 @@ def test_spread_keeps_order_and_room():
 def test_strip_places_values_on_its_axis():
     text = strip([("raw", "raw <1>", 0.0, None, None), ("pretrained", "p", 1.0, 0.9, 1.0)], 0.0, 1.0, 2)
     xs = [float(c.get("cx")) for c in ElementTree.fromstring(text).iter("circle")]
-    assert xs == [8.0, 192.0]
+    assert xs == [12.0, 188.0]
     assert "raw &lt;1&gt;" in text

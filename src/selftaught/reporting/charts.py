@@ -173,7 +173,7 @@ def strip_axis(low: float, high: float, scale: float) -> str:
 
 
 def _strip_x(v: float, low: float, high: float) -> float:
-    return 8 + (v - low) / (high - low) * (STRIP - 16)
+    return 12 + (v - low) / (high - low) * (STRIP - 24)  # room for half of "100"
 
 
 def strip(cells: list[tuple[str, str, float, float | None, float | None]], low: float, high: float, rows: int) -> str:

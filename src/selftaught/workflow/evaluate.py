@@ -233,6 +233,7 @@ def evaluate(
             "classes": len(parts.train.classes),
             "draws": draws,
             "interval": "95 %, bootstrap over draws and test samples",
+            "raw": kind_called(parts.test.kind).raw_is,
             "hyperparameters": "chosen on parts of the labelled training samples",
         },
         "data": str(data) if isinstance(data, str | Path) else type(data).__name__,

@@ -45,13 +45,18 @@ class Audited(NamedTuple):
 
 
 class Kind(ABC):
-    """One kind of data. name: as in `Source.kind`. unit: of `--size`. noun: what a sample is called, in the plural."""
+    """One kind of data.
+
+    name: as in `Source.kind`. unit: of `--size`. noun: what a sample is called, in the plural. largest_batch: by device.
+    unlabelled: how labels could be given. raw_is: what the baseline called raw is made of.
+    """
 
     name: ClassVar[str]
     unit: ClassVar[str]
     noun: ClassVar[str]
     largest_batch: ClassVar[dict[str, int]]
     unlabelled: ClassVar[str]
+    raw_is: ClassVar[str]
 
     @abstractmethod
     def pick_size(self, source: Any, device: str) -> int:

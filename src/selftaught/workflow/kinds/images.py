@@ -23,6 +23,7 @@ class Images(Kind):
 
     name, unit, noun = "image", "px", "pictures"
     largest_batch = {"cpu": 128, "cuda": 256}  # noqa: RUF012
+    raw_is = "pixels, averaged down to at most 32 px a side"
     unlabelled = "put the pictures into one folder per class, or name a label column"
 
     def pick_size(self, source: ImageSource, device: str) -> int:

@@ -42,6 +42,7 @@ class Texts(Kind):
 
     name, unit, noun = "text", "tokens", "documents"
     largest_batch = {"cpu": 32, "cuda": 256}  # noqa: RUF012
+    raw_is = f"TF-IDF of the {TERMS} commonest terms of the labelled texts"
     unlabelled = "put the documents into one folder per class, or name a label column (?label=COLUMN after the path)"
 
     def pick_size(self, source: TextSource, device: str) -> int:
