@@ -141,6 +141,13 @@ def test_without_the_extra_text_is_one_line_and_the_rest_works(data: Path, tmp_p
         2,
         "selftaught: text needs the extra 'text': pip install 'selftaught[text]'",
     )
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("Grüße aus Köln\nein schöner Tag\n".encode("latin-1") * 20)
+    (tmp_path / "charset_normalizer.py").write_text("raise ImportError('not installed')")
+    refused = call("pretrain", latin, "--pretext", "mlm", "--steps", 2)
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert refused.stderr.splitlines()[-1] == "selftaught: text needs the extra 'text': pip install 'selftaught[text]'"
     listed = call("tasks")
     assert listed.returncode == 0
     assert "mlm" in listed.stdout

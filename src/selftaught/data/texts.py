@@ -320,7 +320,10 @@ def _encoding(file: Path) -> str:
         raise BadSample("binary file (it holds zero bytes)")
     if _is_utf8(head):
         return "utf-8"
-    from charset_normalizer import from_bytes
+    try:
+        from charset_normalizer import from_bytes
+    except ImportError as error:
+        raise UserError("text needs the extra 'text': pip install 'selftaught[text]'") from error
 
     best = from_bytes(head[:8192], cp_exclusion=["utf_16", "utf_32", "utf_7"]).best()
     if best is None:
