@@ -11,7 +11,8 @@ from tests.modality.corpus import CHINESE, texts
 
 from selftaught.data import open_data
 from selftaught.data.text_audit import audit_texts, text_offers
-from selftaught.data.texts import CUT, TextSource
+from selftaught.data.text_files import CUT
+from selftaught.data.texts import TextSource
 from selftaught.data.tokens import tokenized
 from selftaught.errors import UserError
 from selftaught.modality.text import Tokenizer

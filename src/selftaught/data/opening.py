@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from selftaught.data import arrays, tables, texts
-from selftaught.data.cache import cache_root, free_bytes, show_bytes
+from selftaught.data import arrays, tables, text_files, texts
+from selftaught.data.cache import cache_or_none, free_bytes, show_bytes
 from selftaught.data.images import EqualStore, ImageSource
 from selftaught.data.listing import Listing, labels_from_folders, number_labels, scan_folder
 from selftaught.data.loaders import MIN_SIDE, DatasetLoader, FileLoader, Loader, pixel_hash
@@ -92,7 +92,9 @@ def open_data(
     if isinstance(data, str | os.PathLike):
         return _open_path(str(data), options, path_column, label_column)
     if isinstance(data, list | tuple) and data and all(isinstance(item, str | os.PathLike) for item in data):
-        if not any(texts.is_file(Path(item)) for item in data[:16]) and all(isinstance(item, str) for item in data):
+        if not any(text_files.is_file(Path(item)) for item in data[:16]) and all(
+            isinstance(item, str) for item in data
+        ):
             return texts.from_list([str(item) for item in data])
         return _open_listing(tables.list_paths(Path("the list"), [(os.fspath(item), None) for item in data]), options)
     if isinstance(data, tuple) and len(data) == 2:
@@ -119,6 +121,11 @@ class _Options:
             raise UserError(f"short side of {short_side} pixels is below {MIN_SIDE}; use the training size or more")
         self.cache, self.short_side, self.max_bad, self.say, self.progress = cache, short_side, max_bad, say, progress
 
+    @property
+    def folder(self) -> Path | None:
+        """Where prepared data goes; None: nowhere."""
+        return cache_or_none() if self.cache is None else (self.cache or None)
+
 
 def _open_path(data: str, options: _Options, path_column: str | None, label_column: str | None) -> Source:
     path, given = Path(data).expanduser(), dict[str, str]()
@@ -129,7 +136,7 @@ def _open_path(data: str, options: _Options, path_column: str | None, label_colu
                 f"'{unknown[0]}' after ? names no column; use {path.name}?path=COLUMN&label=COLUMN, or text=COLUMN"
             )
         path_column, label_column = given.get("path", path_column), given.get("label", label_column)
-    plan = texts.Plan(given.get("split"), given.get("text"), label_column)
+    plan = text_files.Plan(given.get("split"), given.get("text"), label_column)
     suffix = path.suffix.lower()
     if suffix in arrays.SUFFIXES and path.is_file():
         return _open_array(*arrays.load_array(path), str(path), options.say)
@@ -138,14 +145,14 @@ def _open_path(data: str, options: _Options, path_column: str | None, label_colu
     elif not path.exists():
         raise UserError(f"{path} does not exist; pass {_KINDS}")
     elif path.is_dir():
-        stamps, skipped, _ = scan_folder(path, PICTURE_SUFFIXES | texts.SUFFIXES | {".tar"})
-        written = [stamp for stamp in stamps if Path(stamp[0]).suffix.lower() in texts.SUFFIXES]
+        stamps, skipped, _ = scan_folder(path, PICTURE_SUFFIXES | text_files.SUFFIXES | {".tar"})
+        written = [stamp for stamp in stamps if Path(stamp[0]).suffix.lower() in text_files.SUFFIXES]
         if plan.split or plan.text or 2 * len(written) > len(stamps):
             if len(stamps) > len(written):
                 options.say(f"{len(stamps) - len(written)} pictures or .tar beside the texts in {path} are not read")
             return _open_texts(path, written, skipped, plan, options)
         listing = _list_folder(path, options.say)
-    elif suffix in texts.SUFFIXES | texts.TABLES and path_column is None and _is_text(path, plan):
+    elif suffix in text_files.SUFFIXES | text_files.TABLES and path_column is None and _is_text(path, plan):
         status = path.stat()
         return _open_texts(path, [(path.name, status.st_size, status.st_mtime_ns)], [], plan, options)
     elif suffix in tables.SUFFIXES:
@@ -161,24 +168,25 @@ def _open_path(data: str, options: _Options, path_column: str | None, label_colu
     return _open_listing(listing, options)
 
 
-def _is_text(path: Path, plan: texts.Plan) -> bool:
-    if path.suffix.lower() in texts.TABLES:
-        return texts.has_text_column(path, plan, tables.PATH_COLUMNS)
-    return path.suffix.lower() == ".jsonl" or not texts.is_list_of_paths(path, PICTURE_SUFFIXES)
+def _is_text(path: Path, plan: text_files.Plan) -> bool:
+    if path.suffix.lower() in text_files.TABLES:
+        return text_files.has_text_column(path, plan, tables.PATH_COLUMNS)
+    return path.suffix.lower() == ".jsonl" or not text_files.is_list_of_paths(path, PICTURE_SUFFIXES)
 
 
 def _open_texts(
     root: Path,
     stamps: list[tuple[str, int, int]],
     skipped: list[Skipped],
-    plan: texts.Plan,
+    plan: text_files.Plan,
     options: "_Options",
 ) -> Source:
-    off = options.cache is False or (options.cache is None and os.environ.get("SELFTAUGHT_CACHE") == "off")
-    cache = None if off or options.cache is False else cache_root(options.cache)
     return texts.open_texts(
-        *(root, stamps, skipped, plan),
-        cache=cache,
+        root,
+        stamps,
+        skipped,
+        plan,
+        cache=options.folder,
         max_bad=options.max_bad,
         say=options.say,
         progress=options.progress,
@@ -245,9 +253,9 @@ def _open_dataset(dataset: Dataset[Any], options: _Options) -> Source:
 
 def _prepared(loader: Loader, key: str | None, limit: Limit, options: _Options) -> Prepared:
     """From the cache if it is there, into it if there is room, else without one."""
-    if options.cache is False or (options.cache is None and os.environ.get("SELFTAUGHT_CACHE") == "off"):
+    root = options.folder
+    if root is None:
         return list_direct(loader, limit, options.progress)
-    root = cache_root(options.cache)
     if key is not None and (found := open_prepared(root / key, len(loader))) is not None:
         limit.check(found.skipped, limit.total)
         options.say(f"using prepared cache {root / key} ({show_bytes(prepared_bytes(root / key))})")

@@ -1,57 +1,21 @@
-"""Text documents as a Source: folders of .txt, files of lines or paragraphs, JSONL, and tables with a text column."""
+"""Text documents as a Source: read once into a prepared folder, and memory-mapped from there."""
 
-import codecs
-import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from selftaught.data.cache import discard, show_bytes, writing
-from selftaught.data.listing import MAX_FILE_BYTES, Listing, labels_from_folders, number_labels, read_file, why
+from selftaught.data.listing import Listing, labels_from_folders, number_labels
 from selftaught.data.source import Skipped, Source, content_hash
-from selftaught.data.tables import LABEL_COLUMNS, choose_column
-from selftaught.errors import BadSample, UserError
+from selftaught.data.text_files import Document, Plan, Progress, documents
+from selftaught.errors import UserError
 
 FORMAT = 1  # of the prepared folder; part of its key
-SUFFIXES = frozenset({".txt", ".text", ".jsonl"})
-TABLES = frozenset({".csv", ".tsv", ".parquet"})
-TEXT_COLUMNS = ("text", "review", "sentence", "content", "document", "body", "comment", "abstract", "title")
-CUT = 1 << 20
-"""Characters: a longer document is cut into several, so that an endless line needs no endless memory."""
 _LEAST = 2
-
-SPLITS = ("file", "line", "blank")
-Progress = Callable[[int, int], None]
-
-
-class Document(NamedTuple):
-    """One text, what it is called, and its label where it has one; or why it cannot be used."""
-
-    name: str
-    text: str
-    label: str | None = None
-    bad: str | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How files become documents. split: of plain text; None: files in a folder, else paragraphs where a file has blank
-    lines, else lines. text, label: columns by name; None: the usual ones."""
-
-    split: str | None = None
-    text: str | None = None
-    label: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.split is not None and self.split not in SPLITS:
-            raise UserError(f"split '{self.split}' is unknown; use {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
 
 
 class TextSource(Source):
@@ -102,32 +66,6 @@ class TextSource(Source):
         )
 
 
-def is_list_of_paths(file: Path, suffixes: frozenset[str]) -> bool:
-    """Whether a .txt names files (pictures, say) instead of being text: its first line does."""
-    try:
-        with file.open("rb") as stream:
-            first = stream.readline(4096).decode("utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError):
-        return False
-    return bool(first) and (Path(first).suffix.lower() in suffixes or is_file(file.parent / first))
-
-
-def is_file(path: Path) -> bool:
-    """Whether a file of that name exists; a long text is no file name, and no error."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def has_text_column(table: Path, plan: Plan, path_columns: tuple[str, ...]) -> bool:
-    """Whether a table holds texts rather than paths of pictures."""
-    if plan.text is not None:
-        return True
-    columns = [c.lower().strip() for c in _columns(table)]
-    return any(c in columns for c in TEXT_COLUMNS) and not any(c in columns for c in path_columns)
-
-
 def open_texts(
     root: Path,
     stamps: list[tuple[str, int, int]],
@@ -158,8 +96,8 @@ def open_texts(
         say(f"using prepared texts {folder} ({show_bytes(int(found[1].sum()))})")
     else:
         of_file = None if labels is None else [classes[i] for i in labels.tolist()]
-        documents = _documents(files, names, plan, single, of_file, say, progress)
-        found = _gather(documents, skipped, cache, key)
+        read = documents(files, names, plan, single, of_file, say, progress)
+        found = _gather(read, skipped, cache, key)
     return _finish(found, root, max_bad, skipped, say)
 
 
@@ -175,8 +113,8 @@ class _Found(NamedTuple):
 def from_list(texts: Sequence[str], labels: Sequence[Any] | None = None) -> TextSource:
     """Texts that are in memory already."""
     given = [None] * len(texts) if labels is None else [None if v is None else str(v) for v in labels]
-    documents = (Document(f"text {i}", t, v) for i, (t, v) in enumerate(zip(texts, given, strict=True)))
-    return _finish(_gather(documents, [], None, ""), Path("the list"), 0.05, [], lambda line: None)
+    given_texts = (Document(f"text {i}", t, v) for i, (t, v) in enumerate(zip(texts, given, strict=True)))
+    return _finish(_gather(given_texts, [], None, ""), Path("the list"), 0.05, [], lambda line: None)
 
 
 def _finish(found: _Found, root: Path, max_bad: float, before: list[Skipped], say: Callable[[str], None]) -> TextSource:
@@ -207,15 +145,15 @@ def _finish(found: _Found, root: Path, max_bad: float, before: list[Skipped], sa
     )
 
 
-def _gather(documents: Iterator[Document], before: list[Skipped], cache: Path | None, key: str) -> _Found:
+def _gather(read: Iterator[Document], before: list[Skipped], cache: Path | None, key: str) -> _Found:
     """Write the documents into a prepared folder, or keep them in memory."""
     if cache is None:
         parts: list[bytes] = []
-        kept = _each(documents, parts.append)
+        kept = _each(read, parts.append)
         return _Found(np.frombuffer(b"".join(parts), np.uint8), *kept)
     with writing(cache) as (folder, commit):
         with (folder / "text.bin").open("wb") as file:
-            sizes, hashes, names, labels, skipped = _each(documents, file.write)
+            sizes, hashes, names, labels, skipped = _each(read, file.write)
         np.save(folder / "sizes.npy", sizes)
         np.save(folder / "hashes.npy", hashes)
         rest = {"format": FORMAT, "names": names, "labels": labels, "skipped": skipped}
@@ -227,10 +165,10 @@ def _gather(documents: Iterator[Document], before: list[Skipped], cache: Path | 
 
 
 def _each(
-    documents: Iterator[Document], write: Callable[[bytes], Any]
+    read: Iterator[Document], write: Callable[[bytes], Any]
 ) -> tuple[np.ndarray, np.ndarray, list[str], list[str | None], list[Skipped]]:
     sizes, hashes, names, labels, skipped = [], [], [], [], []
-    for name, text, label, bad in documents:
+    for name, text, label, bad in read:
         data = text.strip().encode("utf-8", "replace")
         if bad is not None:
             skipped.append(Skipped(name, bad))
@@ -259,231 +197,3 @@ def _open(folder: Path) -> _Found | None:
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         discard(folder)
         return None
-
-
-def _documents(
-    files: list[Path],
-    names: list[str],
-    plan: Plan,
-    single: bool,
-    labels: list[str] | None,
-    say: Callable[[str], None],
-    progress: Progress,
-) -> Iterator[Document]:
-    for i, (file, name) in enumerate(zip(files, names, strict=True)):
-        try:
-            if file.suffix.lower() in TABLES:
-                found = _table(file, plan)
-            elif file.suffix.lower() == ".jsonl":
-                found = _jsonl(file, plan)
-            else:
-                found = _plain(file, name, plan.split or (_usual_split(file, say) if single else "file"))
-            for document in found:
-                yield from _cut(document if labels is None else document._replace(label=labels[i]))
-        except OSError as error:
-            yield Document(name, "", bad=why(error))
-        except BadSample as error:
-            yield Document(name, "", bad=str(error))
-        progress(i + 1, len(files))
-
-
-def _cut(document: Document) -> Iterator[Document]:
-    """A document in pieces of at most CUT characters, cut at white space where there is some."""
-    name, text, label, bad = document
-    if len(text) <= CUT:
-        yield document
-        return
-    start = part = 0
-    while start < len(text):
-        stop = min(len(text), start + CUT)
-        if stop < len(text):
-            stop = max(text.rfind("\n", start + CUT // 2, stop), text.rfind(" ", start + CUT // 2, stop)) + 1 or stop
-        part += 1
-        yield Document(f"{name} part {part}", text[start:stop], label, bad)
-        start = stop
-
-
-def _encoding(file: Path) -> str:
-    """The encoding of a text file, from its first bytes. Raises BadSample where it is no text."""
-    with file.open("rb") as stream:
-        head = stream.read(1 << 16)
-    for mark, name in (
-        (codecs.BOM_UTF8, "utf-8-sig"),
-        (codecs.BOM_UTF32_LE, "utf-32"),
-        (codecs.BOM_UTF32_BE, "utf-32"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if head.startswith(mark):
-            return name
-    if b"\0" in head:
-        raise BadSample("binary file (it holds zero bytes)")
-    if _is_utf8(head):
-        return "utf-8"
-    try:
-        from charset_normalizer import from_bytes
-    except ImportError as error:
-        raise UserError("text needs the extra 'text': pip install 'selftaught[text]'") from error
-
-    best = from_bytes(head[:8192], cp_exclusion=["utf_16", "utf_32", "utf_7"]).best()
-    if best is None:
-        raise BadSample("not text in any known encoding; save it as UTF-8")
-    return "gb18030" if best.encoding in ("gb2312", "gbk", "cp936", "hz") else best.encoding
-
-
-def _is_utf8(head: bytes) -> bool:
-    """Whether bytes are UTF-8, or nearly: ten of its longer characters for each that is broken."""
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
-    broken = text.count("\ufffd")
-    return broken == 0 or sum(ord(c) > 127 for c in text) - broken > 10 * broken
-
-
-def _lines(file: Path) -> Iterator[tuple[int, str | None]]:
-    """(number, line) of a text file, long lines in pieces; None for a line that its encoding does not allow."""
-    encoding = _encoding(file)
-    if encoding.startswith(("utf-16", "utf-32")):
-        with file.open(encoding=encoding, errors="replace", newline=None) as stream:
-            number = 1
-            while line := stream.readline(CUT):
-                yield number, line
-                number += line.endswith("\n")
-        return
-    decoder, carried = codecs.getincrementaldecoder(encoding)(), ""
-    with file.open("rb") as stream:
-        number = 1
-        while piece := stream.readline(CUT):
-            ends = piece.endswith(b"\n")
-            try:
-                text = carried + decoder.decode(piece, final=ends)
-            except UnicodeDecodeError:
-                decoder.reset()
-                carried = ""
-                yield number, None
-            else:
-                # A piece of an endless line ends at white space, where there is some.
-                stop = len(text) if ends or len(piece) < CUT else max(text.rfind(" "), CUT // 4)
-                carried = text[stop:]
-                yield number, text[:stop]
-            number += ends
-    if carried:
-        yield number, carried
-
-
-def _usual_split(file: Path, say: Callable[[str], None]) -> str:
-    """Paragraphs where at least one line in thirty is blank, else lines."""
-    lines = blank = 0
-    for number, line in _lines(file):
-        lines, blank = lines + 1, blank + (line is not None and not line.strip())
-        if number > 5000:
-            break
-    split = "blank" if blank * 30 >= max(lines, 1) and blank > 1 else "line"
-    words = {"blank": "separated by blank lines", "line": "one a line"}[split]
-    others = " or ".join(f"?split={s}" for s in SPLITS if s != split)
-    say(f"{file.name}: documents are {words} ({others} after the path reads it otherwise)")
-    return split
-
-
-def _plain(file: Path, name: str, split: str) -> Iterator[Document]:
-    if split == "file":
-        data = read_file(file)
-        encoding = _encoding(file)
-        try:
-            yield Document(name, data.decode(encoding))
-        except UnicodeDecodeError as error:
-            raise BadSample(f"not {encoding} from byte {error.start} on") from None
-        return
-    held: list[str] = []
-    first = 1
-    size = 0
-    for number, line in _lines(file):
-        if line is None:
-            yield Document(f"{name}:{number}", "", bad="bytes that its encoding does not allow")
-        elif split == "line":
-            if line.strip():
-                yield Document(f"{name}:{number}", line)
-        elif line.strip() and size < CUT:
-            first = number if not held else first
-            held.append(line)
-            size += len(line)
-        elif held:
-            yield Document(f"{name}:{first}", "".join(held))
-            held, size = ([line], len(line)) if line.strip() else ([], 0)
-            first = number
-    if held:
-        yield Document(f"{name}:{first}", "".join(held))
-
-
-def _jsonl(file: Path, plan: Plan) -> Iterator[Document]:
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            name = f"{file.name}:{number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                text = row[choose_column(list(row), plan.text, TEXT_COLUMNS, file) or "text"]
-                label = choose_column(list(row), plan.label, LABEL_COLUMNS, file)
-            except (ValueError, TypeError, KeyError, UserError, RecursionError):
-                yield Document(name, "", bad="not a JSON object with a text field")
-                continue
-            if not isinstance(text, str):
-                yield Document(name, "", bad=f"its text is of type {type(text).__name__}")
-                continue
-            value = row[label] if label else None
-            yield Document(name, text, None if value is None else str(value))
-
-
-def _columns(table: Path) -> list[str]:
-    try:
-        if table.suffix.lower() == ".parquet":
-            return list(pq.read_schema(table).names)
-        with table.open(encoding=_encoding(table), newline="", errors="replace") as file:
-            return next(csv.reader(file, delimiter=_delimiter(table)), [])
-    except (OSError, pa.ArrowException, csv.Error, BadSample):
-        return []  # whoever reads it next says what is wrong with it
-
-
-def _delimiter(table: Path) -> str:
-    return "\t" if table.suffix.lower() == ".tsv" else ","
-
-
-def _table(table: Path, plan: Plan) -> Iterator[Document]:
-    columns = _columns(table)
-    text = choose_column(columns, plan.text, TEXT_COLUMNS, table)
-    label = choose_column(columns, plan.label, LABEL_COLUMNS, table)
-    if text is None:
-        raise UserError(
-            f"{table} has no text column; its columns: {', '.join(columns[:20])}; name one: {table.name}?text=COLUMN"
-        )
-    if table.suffix.lower() == ".parquet":
-        with pq.ParquetFile(table) as file:
-            row = 0
-            for batch in file.iter_batches(columns=[text] + ([label] if label else [])):
-                values = batch.to_pydict()
-                for i, value in enumerate(values[text]):
-                    row += 1
-                    given = values[label][i] if label else None
-                    yield Document(f"row {row}", str(value or ""), None if given is None else str(given))
-        return
-    at, label_at = columns.index(text), None if label is None else columns.index(label)
-    csv.field_size_limit(MAX_FILE_BYTES)
-    with table.open(encoding=_encoding(table), newline="", errors="replace") as file:
-        reader = csv.reader(file, delimiter=_delimiter(table))
-        next(reader)
-        row = 1
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                row += 1
-                yield Document(f"row {row}", "", bad=str(error))
-                continue
-            row += 1
-            if len(cells) <= at:
-                if cells:
-                    yield Document(f"row {row}", "", bad=f"{len(cells)} cells, the text is in cell {at + 1}")
-                continue
-            given = cells[label_at] if label_at is not None and len(cells) > label_at else None
-            yield Document(f"row {row}", cells[at], given or None)

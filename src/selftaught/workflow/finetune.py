@@ -70,15 +70,7 @@ def finetune(
     path = out or run / f"finetune-{mode}-{labels:g}"
     request = {"mode": mode, "labels": labels, "epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
     request |= {"settings": list(settings), "data": str(data), "recipe_hash": loaded.info.get("recipe_hash")}
-    # With a test set of its own DATA teaches; without one, DATA is split as evaluate splits it.
-    seen, size = seen_hashes(run), loaded.encoder.config.size
-    parts = split(data, None, seen, size, quiet) if test is None else split(test, data, seen, size, quiet)
-    kind = kind_called(parts.test.kind)
-    parts = replace(
-        parts,
-        train=kind.whole(parts.train, loaded.modality, quiet),
-        test=kind.whole(parts.test, loaded.modality, quiet),
-    )
+    parts = _parts(run, loaded, data, test, quiet)
     amount = labels if labels <= 1 else round(labels)
     assert parts.train.labels is not None
     drawn = draw_labels(torch.from_numpy(parts.train.labels[parts.train_index]), amount, seed=seed, draw=0)
@@ -108,6 +100,14 @@ def finetune(
 
         Console().print(results_table({**result, "verdict": []}))
     return path
+
+
+def _parts(run: Path, loaded: bundle.Bundle, data: Any, test: Any, quiet: bool) -> Split:
+    """With a test set of its own DATA teaches; without one, DATA is split as evaluate splits it."""
+    seen, size = seen_hashes(run), loaded.encoder.config.size
+    parts = split(data, None, seen, size, quiet) if test is None else split(test, data, seen, size, quiet)
+    train, test = (kind_called(s.kind).whole(s, loaded.modality, quiet) for s in (parts.train, parts.test))
+    return replace(parts, train=train, test=test)
 
 
 def _config(
