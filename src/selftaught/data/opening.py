@@ -145,13 +145,15 @@ def _open_path(data: str, options: _Options, path_column: str | None, label_colu
     elif not path.exists():
         raise UserError(f"{path} does not exist; pass {_KINDS}")
     elif path.is_dir():
-        stamps, skipped, _ = scan_folder(path, PICTURE_SUFFIXES | text_files.SUFFIXES | {".tar"})
+        stamps, skipped, others = scan_folder(path, PICTURE_SUFFIXES | text_files.SUFFIXES | {".tar"})
         written = [stamp for stamp in stamps if Path(stamp[0]).suffix.lower() in text_files.SUFFIXES]
         if plan.split or plan.text or 2 * len(written) > len(stamps):
             if len(stamps) > len(written):
                 options.say(f"{len(stamps) - len(written)} pictures or .tar beside the texts in {path} are not read")
             return _open_texts(path, written, skipped, plan, options)
-        listing = _list_folder(path, options.say)
+        for name, _, _ in written:
+            others[Path(name).suffix.lower()] = others.get(Path(name).suffix.lower(), 0) + 1
+        listing = _list_folder(path, sorted(set(stamps) - set(written)), skipped, others, options.say)
     elif suffix in text_files.SUFFIXES | text_files.TABLES and path_column is None and _is_text(path, plan):
         status = path.stat()
         return _open_texts(path, [(path.name, status.st_size, status.st_mtime_ns)], [], plan, options)
@@ -193,8 +195,14 @@ def _open_texts(
     )
 
 
-def _list_folder(root: Path, say: Callable[[str], None]) -> Listing:
-    stamps, skipped, others = scan_folder(root, PICTURE_SUFFIXES | {".tar"})
+def _list_folder(
+    root: Path,
+    stamps: list[tuple[str, int, int]],
+    skipped: list[Skipped],
+    others: dict[str, int],
+    say: Callable[[str], None],
+) -> Listing:
+    """The pictures, or the shards, among what `scan_folder` found."""
     pictures = [stamp for stamp in stamps if not stamp[0].lower().endswith(".tar")]
     if stamps and not pictures:
         return list_shards(root, [root / name for name, _, _ in stamps], PICTURE_SUFFIXES)
