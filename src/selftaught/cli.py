@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not arguments:
         arguments = ["--help"]
-    # Large tensors in pages of 2 MB (Linux): a small network's step is a fifth faster. torch reads it as it is imported.
+    # Large tensors in pages of 2 MB (Linux), which small networks gain by. torch reads it as it is imported.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         verb, result = tyro.extras.subcommand_cli_from_dict(
