@@ -7,7 +7,8 @@ from tests.modality.corpus import english
 
 from selftaught.data import open_data
 from selftaught.data.audit import audit, offers, rotation_accuracy
-from selftaught.data.similar import MIN_CORRELATION, dhash, groups, near_pairs, thumbnails
+from selftaught.data.copies import groups
+from selftaught.data.similar import MIN_CORRELATION, dhash, near_pairs, thumbnails
 from selftaught.data.text_audit import audit_texts, text_offers
 from selftaught.data.texts import TextSource
 from selftaught.pretext import available, find
@@ -46,7 +47,7 @@ def test_near_pairs_are_those_of_comparing_all():
 
 
 def test_many_equal_codes_are_handled_in_parts(monkeypatch):
-    monkeypatch.setattr("selftaught.data.similar._PAIRS", 100)
+    monkeypatch.setattr("selftaught.data.copies._PAIRS", 100)
     grey = np.tile(np.random.default_rng(0).uniform(0, 255, (1, 4, 4)), (50, 1, 1))
     i, j = near_pairs(np.full(50, 7, np.uint64), grey)
     np.testing.assert_array_equal(np.stack([i, j]), np.triu_indices(50, 1))

@@ -6,26 +6,17 @@ from typing import Any
 import numpy as np
 
 from selftaught import rng
+from selftaught.data.copies import LISTED, Leaks, class_counts, equal_groups, groups, leaks, named
 from selftaught.data.images import ImageSource
-from selftaught.data.similar import dhash, groups, near_pairs, thumbnails
+from selftaught.data.similar import dhash, near_pairs, thumbnails
 from selftaught.errors import UserError
 
-_LISTED = 100  # groups, leaks and skipped files that are named; all are counted
 _ROTATION_SAMPLES = 3000
 _ROTATION_FLOOR = 0.30  # four-way accuracy below which orientation cannot be told; chance is 0.25
 
 
-@dataclass(frozen=True)
-class Leak:
-    """A sample of the audited data that also lies, exactly or nearly, in the other data."""
-
-    name: str
-    other: str
-    exact: bool
-
-
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, kw_only=True)
+class Audit(Leaks):
     """What `audit` found; `to_json` gives it as plain JSON values.
 
     samples, skipped_count, exact_extra (copies beyond the first of each group) and near_count (samples with a near
@@ -34,7 +25,6 @@ class Audit:
     height, width: (smallest, median, largest) pixels as stored. flat: pictures of one even grey or colour.
     rotation_accuracy: how often a linear model tells unseen 16 x 16 thumbnails' four rotations apart (chance 0.25);
         None below 40 samples.
-    leaks, leak_exact, leak_near: samples also found in the other source, where one was given.
     """
 
     samples: int
@@ -52,10 +42,6 @@ class Audit:
     near_count: int
     near: list[list[str]]
     rotation_accuracy: float | None
-    other_samples: int | None = None
-    leak_exact: int = 0
-    leak_near: int = 0
-    leaks: tuple[Leak, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,11 +59,10 @@ def audit(source: ImageSource, other: ImageSource | None = None) -> Audit:
     codes = dhash(small)
     i, j = near_pairs(codes, large)
     differ = source.hashes[i] != source.hashes[j]
-    exact = _equal_groups(source.hashes)
+    exact = equal_groups(source.hashes)
     near = groups(n, i[differ], j[differ])
-    counts = _class_counts(source)
+    counts = class_counts(source)
     height, width = source.sizes[:, 0], source.sizes[:, 1]
-    names = source.names
     return Audit(
         samples=n,
         channels=source.channels,
@@ -87,28 +72,15 @@ def audit(source: ImageSource, other: ImageSource | None = None) -> Audit:
         width=(int(width.min()), int(np.median(width)), int(width.max())),
         sizes=len(np.unique(source.sizes, axis=0)),
         skipped_count=len(source.skipped),
-        skipped=[(name, reason) for name, reason in source.skipped[:_LISTED]],
+        skipped=[(name, reason) for name, reason in source.skipped[:LISTED]],
         flat=int((large.max(axis=(1, 2)) - large.min(axis=(1, 2)) < 1).sum()),
         exact_extra=sum(len(group) - 1 for group in exact),
-        exact=[[names[k] for k in group[:_LISTED]] for group in exact[:_LISTED]],
+        exact=named(source, exact),
         near_count=len(np.unique(np.concatenate([i[differ], j[differ]]))),
-        near=[[names[k] for k in group[:_LISTED]] for group in near[:_LISTED]],
+        near=named(source, near),
         rotation_accuracy=rotation_accuracy(large),
         **({} if other is None else _leaks(source, other, codes, large)),
     )
-
-
-def _class_counts(source: ImageSource) -> dict[str, int]:
-    if source.labels is None:
-        return {}
-    counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes))
-    return {name: int(count) for name, count in zip(source.classes, counts)}
-
-
-def _equal_groups(hashes: np.ndarray) -> list[list[int]]:
-    order = np.argsort(hashes, kind="stable")
-    cuts = np.flatnonzero(np.diff(hashes[order])) + 1
-    return sorted(group.tolist() for group in np.split(order, cuts) if len(group) > 1)
 
 
 def _leaks(source: ImageSource, other: ImageSource, codes: np.ndarray, large: np.ndarray) -> dict[str, Any]:
@@ -116,18 +88,7 @@ def _leaks(source: ImageSource, other: ImageSource, codes: np.ndarray, large: np
     small_there, large_there = thumbnails(other, (8, 9), (16, 16))
     i, j = near_pairs(np.concatenate([codes, dhash(small_there)]), np.concatenate([large, large_there]))
     across = (i < n) & (j >= n)
-    twin = dict(zip(i[across][::-1].tolist(), (j[across][::-1] - n).tolist()))
-    where = {int(h): k for k, h in reversed(list(enumerate(other.hashes)))}
-    same = {k: where[int(h)] for k, h in enumerate(source.hashes) if int(h) in where}
-    near = {k: v for k, v in twin.items() if k not in same}
-    found = [Leak(source.names[k], other.names[v], True) for k, v in sorted(same.items())[:_LISTED]]
-    found += [Leak(source.names[k], other.names[v], False) for k, v in sorted(near.items())[:_LISTED]]
-    return {
-        "other_samples": len(other),
-        "leak_exact": len(same),
-        "leak_near": len(near),
-        "leaks": tuple(found),
-    }
+    return leaks(source, other, dict(zip(i[across][::-1].tolist(), (j[across][::-1] - n).tolist())))
 
 
 def rotation_accuracy(grey: np.ndarray) -> float | None:

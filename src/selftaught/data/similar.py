@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from selftaught.data.copies import bucket_pairs
 from selftaught.data.images import ImageSource
 
 MAX_DISTANCE = 3  # bits of 64 in which near duplicates may differ
@@ -17,7 +16,6 @@ MIN_CONTRAST = 4.0  # standard deviation in grey levels below which a thumbnail 
 _BANDS = 4  # MAX_DISTANCE + 1: two codes that differ in 3 bits agree in one of four bands (pigeonhole)
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 _PIXELS = 2**22  # canvas pixels handled at a time
-_PAIRS = 2**22  # pairs compared at a time
 
 
 def area_matrix(length: Tensor, n: int, canvas: int) -> Float[Tensor, "b n canvas"]:
@@ -78,7 +76,7 @@ def near_pairs(codes: np.ndarray, grey: np.ndarray) -> tuple[np.ndarray, np.ndar
         value = (codes[useful] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
         order = useful[np.argsort(value, kind="stable")]
         bounds = np.flatnonzero(np.diff(np.sort(value))) + 1
-        for left, right in _bucket_pairs(np.concatenate([[0], bounds, [len(order)]])):
+        for left, right in bucket_pairs(np.concatenate([[0], bounds, [len(order)]])):
             i, j = order[left], order[right]
             close = np.bitwise_count(codes[i] ^ codes[j]) <= MAX_DISTANCE
             i, j = i[close], j[close]
@@ -86,29 +84,3 @@ def near_pairs(codes: np.ndarray, grey: np.ndarray) -> tuple[np.ndarray, np.ndar
             found.append(np.stack([i, j])[:, alike])
     unique = np.unique(np.sort(np.concatenate(found, axis=1), axis=0), axis=1)
     return unique[0], unique[1]
-
-
-def groups(n: int, i: np.ndarray, j: np.ndarray) -> list[list[int]]:
-    """Connected groups of 2 and more among n samples, from pairs (i, j); by their first member."""
-    _, part = connected_components(coo_array((np.ones(len(i), bool), (i, j)), shape=(n, n)), directed=False)
-    member = np.flatnonzero(np.bincount(part)[part] > 1)
-    order = member[np.argsort(part[member], kind="stable")]
-    cuts = np.flatnonzero(np.diff(part[order])) + 1
-    return sorted(group.tolist() for group in np.split(order, cuts) if len(group))
-
-
-def _bucket_pairs(bounds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of positions within each range bounds[k] .. bounds[k+1], many ranges at a time, memory bounded."""
-    sizes = np.diff(bounds)
-    position = np.arange(bounds[-1])
-    end = np.repeat(bounds[1:], sizes)
-    partners = end - position - 1  # position p is paired with p+1 .. end
-    start = 0
-    total = np.concatenate([[0], np.cumsum(partners)])
-    while start < len(position):
-        stop = max(start + 1, int(np.searchsorted(total, total[start] + _PAIRS, side="right")) - 1)
-        count = partners[start:stop]
-        left = np.repeat(position[start:stop], count)
-        step = np.arange(len(left)) - np.repeat(total[start:stop] - total[start], count)
-        yield left, left + 1 + step
-        start = stop

@@ -1,14 +1,16 @@
 """What a corpus is like before any training: sizes, scripts, duplicates, leaks."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from selftaught.data.copies import LISTED, Leaks, class_counts, equal_groups, groups, leaks, named
+from selftaught.data.near_texts import near_between, near_within, sketches
 from selftaught.data.texts import TextSource
 
-_LISTED = 100  # groups and leaks that are named; all are counted
 _SAMPLE = 2000  # documents whose characters are counted
 _SCRIPTS = {
     "Latin": ((0x41, 0x5A), (0x61, 0x7A), (0xC0, 0x24F)),
@@ -24,11 +26,11 @@ _SCRIPTS = {
 }
 
 
-@dataclass(frozen=True)
-class TextAudit:
+@dataclass(frozen=True, kw_only=True)
+class TextAudit(Leaks):
     """What `audit_texts` found. length: (smallest, median, largest) document in characters, of up to 2 000 of them, as
-    are words (median, by white space) and scripts (shares of the letters). The rest counts everything; lists name at
-    most the first 100."""
+    are words (median, by white space) and scripts (shares of the letters). The rest counts everything, near_count the
+    documents with a near duplicate that is not an exact one; lists name at most the first 100."""
 
     samples: int
     bytes: int
@@ -42,34 +44,36 @@ class TextAudit:
     exact_extra: int
     exact: list[list[str]]
     conflicting: int
-    other_samples: int | None = None
-    leak_exact: int = 0
-    leaks: tuple[tuple[str, str], ...] = ()
+    near_count: int
+    near: list[list[str]]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def audit_texts(source: TextSource, other: TextSource | None = None) -> TextAudit:
+def audit_texts(
+    source: TextSource, other: TextSource | None = None, progress: Callable[[int], None] = lambda done: None
+) -> TextAudit:
     """Look at a corpus and, for leaks, at another one (say, the training data of a test set).
 
-    Exact duplicates have equal text, white space at the ends apart. conflicting: groups of them with several labels.
+    Exact duplicates have equal text, white space at the ends apart; for near ones see `near_texts`. conflicting: groups
+    of exact ones with several labels. progress: is told the documents done, those of `other` after those of `source`.
     """
     some = np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int))
     texts = list(source.texts(some))
     lengths = np.array([len(t) for t in texts])
-    groups: dict[int, list[int]] = {}
-    for i, value in enumerate(source.hashes.tolist()):
-        groups.setdefault(value, []).append(i)
-    equal = [group for group in groups.values() if len(group) > 1]
+    equal = equal_groups(source.hashes)
     labels = source.labels
-    counts = {} if labels is None else {c: int((labels == i).sum()) for i, c in enumerate(source.classes)}
+    counts = class_counts(source)
+    different, keys = _sketched(source, progress)
+    copies = {group[0]: group for group in equal}
+    found = groups(len(source), *near_within(source, different, keys))
+    near = [sorted(k for i in group for k in copies.get(i, [i])) for group in found]
     more: dict[str, Any] = {}
     if other is not None:
-        there = {int(h): i for i, h in reversed(list(enumerate(other.hashes.tolist())))}
-        same = [(i, there[h]) for i, h in enumerate(source.hashes.tolist()) if h in there]
-        shown = tuple((source.names[i], other.names[j]) for i, j in same[:_LISTED])
-        more = {"other_samples": len(other), "leak_exact": len(same), "leaks": shown}
+        there, keys_there = _sketched(other, lambda done: progress(len(source) + done))
+        twin = near_between(source, different, keys, other, there, keys_there)
+        more = leaks(source, other, {k: j for i, j in twin.items() for k in copies.get(i, [i])})
     return TextAudit(
         samples=len(source),
         bytes=int(source.sizes.sum()),
@@ -79,12 +83,23 @@ def audit_texts(source: TextSource, other: TextSource | None = None) -> TextAudi
         words=int(np.median([len(t.split()) for t in texts])),
         scripts=scripts("".join(t[:2000] for t in texts)),
         skipped_count=len(source.skipped),
-        skipped=[(name, reason) for name, reason in source.skipped[:_LISTED]],
+        skipped=[(name, reason) for name, reason in source.skipped[:LISTED]],
         exact_extra=sum(len(group) - 1 for group in equal),
-        exact=[[source.names[i] for i in group[:_LISTED]] for group in equal[:_LISTED]],
+        exact=named(source, equal),
         conflicting=0 if labels is None else sum(len(set(labels[g].tolist()) - {-1}) > 1 for g in equal),
+        near_count=sum(map(len, near)),
+        near=named(source, near),
         **more,
     )
+
+
+def _sketched(source: TextSource, progress: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
+    """The first position of each different text, ascending, and their sketches."""
+    different = np.sort(np.unique(source.hashes, return_index=True)[1])
+    keys = sketches(source.texts(different), lambda done: progress(int(different[done - 1]) + 1))
+    if different[-1] + 1 < len(source):  # it ends in copies of earlier ones
+        progress(len(source))
+    return different, keys
 
 
 def scripts(text: str) -> dict[str, float]:

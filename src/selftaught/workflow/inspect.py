@@ -27,7 +27,7 @@ def inspect(data: Any, other: Any, cost: bool, quiet: bool) -> dict[str, Any]:
     second = None if other is None else open_source(other, limit, quiet)
     if second is not None and second.kind != source.kind:
         raise UserError(f"an audit of {source.kind} data cannot look for leaks from {second.kind} data")
-    found = kind_called(source.kind).audit(source, second)
+    found = kind_called(source.kind).audit(source, second, quiet)
     tasks = []
     offered = found.offers
     for name in sorted(available()):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selftaught.data import Source
+from selftaught.data.copies import Leaks
 from selftaught.encoders import EncoderConfig
 from selftaught.modality.base import Modality
 
@@ -98,7 +99,7 @@ class Kind(ABC):
         """Features of (source, positions) that need no training: the baseline called raw."""
 
     @abstractmethod
-    def audit(self, source: Any, other: Any) -> Audited:
+    def audit(self, source: Any, other: Any, quiet: bool) -> Audited:
         """Look at the data before any training; other: a second source to search for leaks, or None."""
 
     @abstractmethod
@@ -116,3 +117,11 @@ def counted(classes: dict[str, int], unlabelled: int, noun: str) -> str:
         return "none (no class folders, no label column)"
     counts = sorted(classes.values())
     return f"{len(counts)}, of {counts[0]} to {counts[-1]} {noun}; {unlabelled} unlabelled"
+
+
+def leaked(found: Leaks) -> list[tuple[str, str]]:
+    """What an audit found of one data set in another, in lines; none where no other was searched."""
+    if found.other_samples is None:
+        return []
+    shown = [("", f"{leak.name} {'=' if leak.exact else '~'} {leak.other}") for leak in found.leaks[:3]]
+    return [("leakage", f"{found.leak_exact} exact and {found.leak_near} near copies in the other set"), *shown]

@@ -13,7 +13,7 @@ from selftaught.encoders import EncoderConfig, choose, named
 from selftaught.errors import UserError
 from selftaught.evaluation.features import raw, raw_batches
 from selftaught.modality.image import ImageModality
-from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training, counted
+from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training, counted, leaked
 
 _STATISTICS_SAMPLES = 2048
 
@@ -83,7 +83,7 @@ class Images(Kind):
         """The pixels."""
         return raw(modality, *train), raw(modality, *test)
 
-    def audit(self, source: ImageSource, other: ImageSource | None) -> Audited:
+    def audit(self, source: ImageSource, other: ImageSource | None, quiet: bool) -> Audited:
         found = audit(source, other)
         low, middle, high = found.height
         left, centre, right = found.width
@@ -94,11 +94,8 @@ class Images(Kind):
             ("left out", f"{found.skipped_count}" + "".join(f"\n{n}: {r}" for n, r in found.skipped[:10])),
             ("duplicates", f"{found.exact_extra} exact copies, {found.near_count} pictures with a near duplicate"),
             *(("", " = ".join(group[:4])) for group in found.exact[:3]),
+            *leaked(found),
         ]
-        if found.other_samples is not None:
-            leaks = f"{found.leak_exact} exact and {found.leak_near} near copies in the other set"
-            shown = [("", f"{leak.name} {'=' if leak.exact else '~'} {leak.other}") for leak in found.leaks[:3]]
-            lines += [("leakage", leaks), *shown]
         return Audited(found.to_json(), offers(found), lines)
 
     def facts(self, source: ImageSource) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from selftaught.errors import UserError
 from selftaught.modality.text import TextModality, Tokenizer
 from selftaught.settings import from_json
 from selftaught.train.progress import Meter
-from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training, counted
+from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training, counted, leaked
 
 TERMS = 4096
 """Terms of TF-IDF: the commonest words and pairs of them, or characters and pairs where words are not separated."""
@@ -117,11 +117,12 @@ class Texts(Kind):
             vectorizer.transform(test[0].texts(test[1])).toarray()
         )
 
-    def audit(self, source: TextSource, other: TextSource | None) -> Audited:
-        found = audit_texts(source, other)
+    def audit(self, source: TextSource, other: TextSource | None, quiet: bool) -> Audited:
+        with Meter("look for copies", len(source) + (0 if other is None else len(other)), quiet=quiet) as meter:
+            found = audit_texts(source, other, meter.update)
         low, middle, high = found.length
-        copies = f"{found.exact_extra} exact copies" + (
-            f", {found.conflicting} texts under several labels" if found.conflicting else ""
+        copies = f"{found.exact_extra} exact copies, {found.near_count} documents with a near duplicate" + (
+            f"; {found.conflicting} texts under several labels" if found.conflicting else ""
         )
         lines = [
             ("documents", f"{found.samples}, {show_bytes(found.bytes)}"),
@@ -131,10 +132,9 @@ class Texts(Kind):
             ("left out", f"{found.skipped_count}" + "".join(f"\n{n}: {r}" for n, r in found.skipped[:10])),
             ("duplicates", copies),
             *(("", " = ".join(group[:4])) for group in found.exact[:3]),
+            *(("", " ~ ".join(group[:4])) for group in found.near[:3]),
+            *leaked(found),
         ]
-        if found.other_samples is not None:
-            lines += [("leakage", f"{found.leak_exact} exact copies in the other set")]
-            lines += [("", f"{mine} = {theirs}") for mine, theirs in found.leaks[:3]]
         return Audited(found.to_json(), text_offers(found), lines)
 
     def facts(self, source: TextSource) -> dict[str, Any]:
