@@ -119,7 +119,8 @@ def tokenized(
     limit: tokens of a sequence that are fetched, without special ones. cache: None keeps the ids in memory.
     """
     digest = hashlib.blake2b(tokenizer.dump().encode(), digest_size=12).hexdigest()
-    key = f"tokens{FORMAT}-{source.fingerprint}-{digest}"
+    words = "" if tokenizer.segmenter is None else f"-{tokenizer.segmenter.key}"
+    key = f"tokens{FORMAT}-{source.fingerprint}-{digest}{words}"
     found = None if cache is None else _open(cache / key, len(source))
     if found is None:
         ids, starts, lengths = _encode(source, tokenizer, progress)

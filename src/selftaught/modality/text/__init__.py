@@ -113,8 +113,10 @@ class TextModality(Modality):
         return (at > 0) & (at < tokens.valid.sum(1, keepdim=True) - 1)
 
     def to_json(self) -> dict[str, object]:
-        """Length and size of the vocabulary; the tokenizer itself is a file (`files`)."""
-        return {"length": self.size, "vocabulary": self.tokenizer.vocabulary}
+        """Length, size of the vocabulary, and the segmenter where there is one; the tokenizer itself is a file (`files`)."""
+        segmenter = self.tokenizer.segmenter
+        words = {} if segmenter is None else {"words": segmenter.name}
+        return {"length": self.size, "vocabulary": self.tokenizer.vocabulary, **words}
 
     def files(self) -> dict[str, str]:
         """What belongs beside `to_json`: the tokenizer."""
@@ -123,9 +125,11 @@ class TextModality(Modality):
     @classmethod
     def from_json(cls, values: dict[str, object], files: dict[str, str]) -> TextModality:
         """The modality that `to_json` and `files` described."""
-        match values:
-            case {"length": int(length), "vocabulary": int(vocabulary), **rest} if not rest and TOKENIZER in files:
-                tokenizer = Tokenizer.parse(files[TOKENIZER], TOKENIZER)
+        match {"words": "", **values}:
+            case {"length": int(length), "vocabulary": int(vocabulary), "words": str(words), **rest} if (
+                not rest and TOKENIZER in files
+            ):
+                tokenizer = Tokenizer.parse(files[TOKENIZER], TOKENIZER, words)
                 if tokenizer.vocabulary != vocabulary:
                     raise UserError(f"{TOKENIZER} has {tokenizer.vocabulary} tokens, the encoder {vocabulary}")
                 return cls(tokenizer, length)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from selftaught.errors import UserError
+from selftaught.modality.text.words import Segmenter, word_starts
 
 try:
     import tokenizers
@@ -39,13 +40,14 @@ class Tokenizer:
     """A `tokenizers.Tokenizer` with BERT's special tokens.
 
     vocabulary: number of token ids. pad, unknown, first, last, mask: ids of the special tokens ([PAD], [UNK], [CLS],
-    [SEP], [MASK]).
+    [SEP], [MASK]). segmenter: what tells the words of Chinese, named by `words`; None: each character is a word.
 
-    Raises UserError where one of the special tokens is missing.
+    Raises UserError where one of the special tokens is missing, and for a segmenter that is not there.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, words: str = "") -> None:
         self.backend = backend
+        self.segmenter = Segmenter(words) if words else None
         backend.no_padding()
         backend.no_truncation()
         found = []
@@ -59,17 +61,20 @@ class Tokenizer:
         self.vocabulary = int(backend.get_vocab_size(with_added_tokens=True))
 
     @classmethod
-    def train(cls, texts: Iterable[str], kind: str = "wordpiece", vocabulary: int = 8000) -> Tokenizer:
+    def train(cls, texts: Iterable[str], kind: str = "wordpiece", vocabulary: int = 8000, words: str = "") -> Tokenizer:
         """Learn a vocabulary from texts.
 
         kind: "wordpiece" (BERT's, lower-cased, Chinese by the character), "bpe" (byte-level, as GPT-2's), "unigram"
             (as SentencePiece's) or "char". The same texts give the same tokenizer, but for unigram, whose trainer in
             `tokenizers` breaks ties by chance: it is the same in a run and all that comes of it, not in two runs.
         vocabulary: at most this many tokens, special ones included.
+        words: what tells the words of Chinese; it changes where words begin, not the tokens.
 
         Raises UserError for an unknown kind or texts without a single token.
         """
         _there()
+        if words:
+            Segmenter(words)  # refused before the work
         if kind not in KINDS:
             raise UserError(f"tokenizer '{kind}' is unknown; use {', '.join(KINDS[:-1])} or {KINDS[-1]}")
         if vocabulary < 300:
@@ -81,22 +86,24 @@ class Tokenizer:
             backend.train_from_iterator(_batched(texts), trainer)
         if backend.get_vocab_size() <= len(SPECIAL):
             raise UserError("the texts hold nothing that a tokenizer could learn from; are they empty?")
-        return cls.parse(backend.to_str())  # what is saved: Unigram's scores lose their last bits on the way
+        return cls.parse(
+            backend.to_str(), words=words
+        )  # what is saved: Unigram's scores lose their last bits on the way
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
+    def load(cls, folder: Path, words: str = "") -> Tokenizer:
         """The tokenizer.json of a local Hugging Face folder. No code of the folder is run."""
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise UserError(f"'{folder}' holds no tokenizer.json; save it with tokenizer.save_pretrained(FOLDER)")
-        return cls.parse(file.read_text("utf-8"), str(file))
+        return cls.parse(file.read_text("utf-8"), str(file), words)
 
     @classmethod
-    def parse(cls, text: str, where: str = "tokenizer") -> Tokenizer:
-        """The tokenizer that `dump` described."""
+    def parse(cls, text: str, where: str = "tokenizer", words: str = "") -> Tokenizer:
+        """The tokenizer that `dump` described, but for its segmenter."""
         _there()
         try:
-            return cls(tokenizers.Tokenizer.from_str(text))
+            return cls(tokenizers.Tokenizer.from_str(text), words)
         except UserError:
             raise
         except Exception as error:  # the library's errors are bare Exceptions
@@ -110,9 +117,12 @@ class Tokenizer:
         """Token ids of texts, and where their words begin (see `word_starts`)."""
         found = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return [
-            TokenIds(np.array(one.ids, np.int32), word_starts(text, one.word_ids, one.offsets))
+            TokenIds(np.array(one.ids, np.int32), word_starts(text, one.word_ids, one.offsets, self._inside(text)))
             for text, one in zip(texts, found, strict=True)
         ]
+
+    def _inside(self, text: str) -> np.ndarray | None:
+        return None if self.segmenter is None else self.segmenter.inside(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens are shown."""
@@ -122,52 +132,6 @@ class Tokenizer:
 def _there() -> None:
     if tokenizers is None:
         raise UserError("text needs the extra 'text': pip install 'selftaught[text]'")
-
-
-def word_starts(text: str, words: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Which tokens begin a word, bool [n]: whole-word masking hides a word's tokens together.
-
-    words, offsets: of each token, as the tokenizer says. A word begins where its pre-tokenizer says so, and besides at
-    and after each punctuation mark and each Chinese, Japanese or Thai character: those scripts are written without
-    spaces, so that a run of them is no word.
-    """
-    n = len(words)
-    if n == 0:
-        return np.ones(0, bool)
-    codes = np.frombuffer((text + " ").encode("utf-32-le", "surrogatepass"), np.uint32)
-    begin = np.array(offsets, np.int64).reshape(n, 2)[:, 0]
-    begin = np.minimum(begin + _space(codes[np.minimum(begin, len(codes) - 1)]), len(codes) - 1)
-    word = np.array([-1 if w is None else w for w in words])
-    alone = _alone(codes)
-    starts = np.ones(n, bool)
-    further = begin[1:] > begin[:-1]  # else a byte of the same character
-    apart = alone | _space(codes)
-    starts[1:] = (word[1:] != word[:-1]) | (further & (alone[begin[1:]] | apart[begin[1:] - 1]))
-    return starts
-
-
-def _space(codes: np.ndarray) -> np.ndarray:
-    return (codes == 32) | ((codes >= 9) & (codes <= 13)) | (codes == 0xA0) | (codes == 0x3000)
-
-
-# Blocks whose characters are each a word of their own: scripts without spaces, and punctuation.
-_ALONE = np.array(
-    [
-        *((0x21, 0x2F), (0x3A, 0x40), (0x5B, 0x60), (0x7B, 0x7E), (0xA1, 0xBF)),  # ASCII and Latin-1 punctuation
-        *((0x0E00, 0x0E7F), (0x0E80, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF)),  # Thai, Lao, Burmese, Khmer
-        (0x2000, 0x206F),  # general punctuation
-        *((0x2E80, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)),  # CJK, kana
-        *((0xFE30, 0xFE4F), (0xFF00, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF40), (0xFF5B, 0xFF65)),  # wide punctuation
-    ]
-)
-
-
-def _alone(codes: np.ndarray) -> np.ndarray:
-    block = np.searchsorted(_ALONE_FIRST, codes, side="right") - 1
-    return (block >= 0) & (codes <= _ALONE_LAST[block])
-
-
-_ALONE_FIRST, _ALONE_LAST = _ALONE[_ALONE[:, 0].argsort()].T
 
 
 def _parts(kind: str, vocabulary: int) -> tuple[tokenizers.Tokenizer, trainers.Trainer]:

@@ -31,10 +31,12 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 @dataclass(frozen=True)
 class Settings:
     """tokenizer: wordpiece, bpe, unigram or char, trained on the training documents; or a local Hugging Face folder.
-    vocabulary: its tokens, at most."""
+    vocabulary: its tokens, at most. words: jieba: hide Chinese by its words where pretext.words is true; empty: by the
+    character."""
 
     tokenizer: str = "wordpiece"
     vocabulary: int = 8000
+    words: str = ""
 
 
 class Texts(Kind):
@@ -54,8 +56,10 @@ class Texts(Kind):
         """Train the tokenizer on the training documents, or load it; a local folder of weights brings its own."""
         chosen = from_json(Settings, {"tokenizer": encoder, **settings} if Path(encoder).is_dir() else settings, "text")
         if Path(chosen.tokenizer).is_dir():
-            return TextModality(Tokenizer.load(Path(chosen.tokenizer)), size)
-        return TextModality(Tokenizer.train(source.texts(train), chosen.tokenizer, chosen.vocabulary), size)
+            return TextModality(Tokenizer.load(Path(chosen.tokenizer), chosen.words), size)
+        return TextModality(
+            Tokenizer.train(source.texts(train), chosen.tokenizer, chosen.vocabulary, chosen.words), size
+        )
 
     def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
         if "causal" in needs:
