@@ -1,6 +1,8 @@
 """Corpora: what becomes a document, what is left out and why, and what is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from tests.modality.corpus import CHINESE, texts
 
-from selftaught.data import open_data
+from selftaught.data import open_data, text_files, tokens
 from selftaught.data.text_audit import audit_texts, text_offers
 from selftaught.data.text_files import CUT
-from selftaught.data.texts import TextSource
+from selftaught.data.texts import TextSource, from_list
 from selftaught.data.tokens import tokenized
 from selftaught.errors import UserError
 from selftaught.modality.text import Tokenizer
@@ -44,6 +46,7 @@ def test_a_folder_of_files(folder: Path, tmp_path: Path) -> None:
     assert source.classes == ["a", "b", "c"]
     assert source.labels is not None
     assert source.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert source.text(0, 10) == texts()[0].strip()[:10]
     part = source.subset(np.array([5, 1]))
     assert [part.text(0), part.text(1)] == [source.text(5), source.text(1)]
 
@@ -122,6 +125,61 @@ def test_an_endless_line_is_cut(tmp_path: Path) -> None:
     assert " ".join(contents(source)).split() == ("word 深度 " * (CUT // 4)).split()
 
 
+def test_a_line_that_is_too_long_is_left_out_and_the_next_ones_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "LONGEST", 100)
+    rows = [f"document number {i}" for i in range(40)]
+    long = "x" * 350
+    exact = "y" * (100 - len('{"text": ""}') - 1)  # with its end of line as long as what is read at once
+    lines = tmp_path / "lines.jsonl"
+    given = [*rows[:20], long, exact, *rows[20:]]
+    lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in given), "utf-8")
+    csv = tmp_path / "rows.csv"
+    csv.write_text("text,label\n" + "".join(f"{text},1\n" for text in [*rows[:20], long, *rows[20:]]), "utf-8")
+    for file, skipped in ((lines, ["lines.jsonl:21", "lines.jsonl:22"]), (csv, ["row 22"])):
+        source = open_data(file, cache=tmp_path / "cache", max_bad=0.1)
+        assert isinstance(source, TextSource)
+        assert contents(source) == rows
+        assert [tuple(s) for s in source.skipped] == [(name, "a line of 64 MB or more") for name in skipped]
+
+
+_PEAK = """
+import sys
+from pathlib import Path
+import selftaught.workflow.inspect
+from selftaught.data import open_data, text_files, tokens
+status = Path("/proc/self/status")  # and not getrusage, whose peak a process has from the one that started it
+peak = lambda: int(status.read_text().partition("VmHWM:")[2].split()[0]) // 1024
+Path("/proc/self/clear_refs").write_text("5")
+base = peak()
+source = open_data(sys.argv[1], say=lambda line: None)
+opened = peak()
+selftaught.workflow.inspect.inspect(sys.argv[1], None, False, True)
+print(len(source), int(source.sizes.sum()), opened - base, peak() - base)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are Linux's")
+def test_an_endless_line_takes_no_endless_memory(tmp_path: Path) -> None:
+    """200 MB without an end of line: opened in 50 MB, whatever its length; an audit maps the prepared file besides."""
+    file = tmp_path / "endless.txt"
+    draw = np.random.default_rng(0)
+    with file.open("w", encoding="utf-8") as stream:
+        size = 0
+        while size < 200_000_000:
+            text = " ".join(f"word{n} 深度" for n in draw.integers(0, 50_000, 100_000)) + " "
+            size += len(text.encode())
+            stream.write(text)
+    done = subprocess.run([sys.executable, "-c", _PEAK, str(file)], capture_output=True, text=True, check=True)
+    count, size, opened_in, audited_in = map(int, done.stdout.split())
+    assert count > 100
+    assert size > 150_000_000
+    assert opened_in < 50
+    assert audited_in < size / 1e6 + 150
+
+
 def test_tables_and_json_lines(tmp_path: Path) -> None:
     rows = [("good food", "1"), ("bad food", "0"), ("cold, slow", "0")]
     csv = tmp_path / "reviews.csv"
@@ -169,7 +227,15 @@ def test_what_is_no_corpus(content: bytes, message: str, tmp_path: Path) -> None
         opened(file, tmp_path)
 
 
-def test_pieces_are_the_documents(tmp_path: Path) -> None:
+def test_the_head_of_a_text_is_whole_characters() -> None:
+    source = from_list(["深度学习" * 5, "a深" * 9, "short"])
+    for i in range(3):
+        assert [source.text(i, n) for n in range(1, 30)] == [source.text(i)[:n] for n in range(1, 30)]
+
+
+@pytest.mark.parametrize("most", [1, 3000, 1 << 21])
+def test_pieces_are_the_documents(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_BYTES", most)
     source = open_data(texts())
     assert isinstance(source, TextSource)
     tokenizer = Tokenizer.train(texts(), "wordpiece", 1000)

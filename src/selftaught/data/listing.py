@@ -67,20 +67,36 @@ class Listing:
             digest.update(f"{name}\0{size}\0{time}\n".encode(errors="surrogateescape"))
         for index in np.unique(np.linspace(0, len(self) - 1, 16).astype(int)) if len(self) else ():
             try:
-                digest.update(hashlib.blake2b(self.read(int(index))).digest())
+                digest.update(self._digest(int(index)))
             except BadSample:
                 digest.update(b"unreadable")
         return digest.hexdigest()
 
+    def _digest(self, index: int) -> bytes:
+        """The hash of one sample's encoded bytes; a whole file's is made without holding it."""
+        if self.offsets is not None:
+            return hashlib.blake2b(self.read(index)).digest()
+        try:
+            _check_file(self.files[index])
+            with self.files[index].open("rb") as file:
+                return hashlib.file_digest(file, hashlib.blake2b).digest()
+        except OSError as error:
+            raise BadSample(why(error)) from None
+
 
 def read_file(path: Path) -> bytes:
     """A regular file's bytes; never blocks on a pipe or device. Raises BadSample or OSError."""
+    _check_file(path)
+    return path.read_bytes()
+
+
+def _check_file(path: Path) -> None:
+    """Raise BadSample for what is no regular file, or a too large one."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise BadSample("not a regular file")
     if status.st_size > MAX_FILE_BYTES:
         raise BadSample(f"file of {status.st_size / 2**20:.0f} MB; limit is {MAX_FILE_BYTES // 2**20} MB")
-    return path.read_bytes()
 
 
 def why(error: OSError) -> str:

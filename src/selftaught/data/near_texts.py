@@ -19,6 +19,8 @@ from selftaught.data.texts import TextSource
 
 SHINGLE = 5
 """Units of a shingle. A letter is one unit, a Chinese character or another of the wide scripts two: it says about as much."""
+HEAD = 2**14
+"""Characters of a text that are compared, from its start: nearly all shingles of a language are in a text of a million."""
 MIN_JACCARD = 0.8  # shared shingles of all different shingles of two texts that are near duplicates
 _WIDE = 0x2E80  # the first code of the Chinese, Japanese and Korean blocks
 _BANDS, _ROWS = (
@@ -34,8 +36,8 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 
 def normalised(text: str) -> str:
-    """Text as it is compared: compatibility forms made one (NFKC), small letters, single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+    """Text as it is compared: its head, compatibility forms made one (NFKC), small letters, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text[:HEAD]).lower().split())
 
 
 def shingles(texts: Sequence[str]) -> tuple[UInt64[np.ndarray, " total"], Int[np.ndarray, " n"]]:
@@ -91,8 +93,8 @@ def _batched(texts: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for text in texts:
-        batch.append(text)
-        size += len(text)
+        batch.append(text[:HEAD])
+        size += len(batch[-1])
         if size >= _AT_ONCE:
             yield batch
             batch, size = [], 0
@@ -164,7 +166,8 @@ def jaccard(source: TextSource, i: np.ndarray, other: TextSource, j: np.ndarray)
     """
     out = np.empty(len(i))
     new = np.diff(i, prepend=-1) != 0
-    texts, size = np.cumsum(new), np.cumsum(other.sizes[j] + new * source.sizes[i])
+    read, read_there = (np.minimum(sizes, 4 * HEAD) for sizes in (source.sizes[i], other.sizes[j]))  # bytes, at most
+    texts, size = np.cumsum(new), np.cumsum(read_there + new * read)
     start = 0
     while start < len(i):
         few = np.searchsorted(texts, texts[start] + _TEXTS - 1, side="right")
@@ -172,7 +175,7 @@ def jaccard(source: TextSource, i: np.ndarray, other: TextSource, j: np.ndarray)
         stop = max(start + 1, min(start + _PAIRS, int(few), int(small)))
         here, row = np.unique(i[start:stop], return_inverse=True)
         there, column = np.unique(j[start:stop], return_inverse=True)
-        value, counts = shingles([*source.texts(here), *other.texts(there)])
+        value, counts = shingles([*source.texts(here, HEAD), *other.texts(there, HEAD)])
         which = pa.array(value).dictionary_encode().indices.to_numpy()  # by a hash table: np.unique sorts
         has = csr_array((np.ones(len(value), np.int32), which, np.concatenate([[0], np.cumsum(counts)])))
         has.sum_duplicates()

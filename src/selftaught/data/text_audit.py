@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from selftaught.data.copies import LISTED, Leaks, class_counts, equal_groups, groups, leaks, named
-from selftaught.data.near_texts import near_between, near_within, sketches
+from selftaught.data.near_texts import HEAD, near_between, near_within, sketches
 from selftaught.data.texts import TextSource
 
 _SAMPLE = 2000  # documents whose characters are counted
@@ -60,8 +60,8 @@ def audit_texts(
     of exact ones with several labels. progress: is told the documents done, those of `other` after those of `source`.
     """
     some = np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int))
-    texts = list(source.texts(some))
-    lengths = np.array([len(t) for t in texts])
+    # One by one: a document may have a million characters.
+    lengths, words, heads = zip(*((len(t), len(t.split()), t[:2000]) for t in source.texts(some)))
     equal = equal_groups(source.hashes)
     labels = source.labels
     counts = class_counts(source)
@@ -79,9 +79,9 @@ def audit_texts(
         bytes=int(source.sizes.sum()),
         classes=counts,
         unlabelled=len(source) - sum(counts.values()),
-        length=(int(lengths.min()), int(np.median(lengths)), int(lengths.max())),
-        words=int(np.median([len(t.split()) for t in texts])),
-        scripts=scripts("".join(t[:2000] for t in texts)),
+        length=(min(lengths), int(np.median(lengths)), max(lengths)),
+        words=int(np.median(words)),
+        scripts=scripts("".join(heads)),
         skipped_count=len(source.skipped),
         skipped=[(name, reason) for name, reason in source.skipped[:LISTED]],
         exact_extra=sum(len(group) - 1 for group in equal),
@@ -96,7 +96,7 @@ def audit_texts(
 def _sketched(source: TextSource, progress: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
     """The first position of each different text, ascending, and their sketches."""
     different = np.sort(np.unique(source.hashes, return_index=True)[1])
-    keys = sketches(source.texts(different), lambda done: progress(int(different[done - 1]) + 1))
+    keys = sketches(source.texts(different, HEAD), lambda done: progress(int(different[done - 1]) + 1))
     if different[-1] + 1 < len(source):  # it ends in copies of earlier ones
         progress(len(source))
     return different, keys

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, AnyStr, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selftaught.data.listing import MAX_FILE_BYTES, read_file, why
+from selftaught.data.listing import read_file, why
 from selftaught.data.tables import LABEL_COLUMNS, choose_column
 from selftaught.errors import BadSample, UserError
 
@@ -20,6 +20,9 @@ TABLES = frozenset({".csv", ".tsv", ".parquet"})
 TEXT_COLUMNS = ("text", "review", "sentence", "content", "document", "body", "comment", "abstract", "title")
 CUT = 1 << 20
 """Characters: a longer document is cut into several, so that an endless line needs no endless memory."""
+LONGEST = 1 << 26
+"""Bytes, or characters, of a line of a table or of JSON lines; a longer one is left out."""
+_TOO_LONG = f"a line of {LONGEST >> 20} MB or more"
 SPLITS = ("file", "line", "blank")
 Progress = Callable[[int, int], None]
 
@@ -184,10 +187,10 @@ def _lines(file: Path) -> Iterator[tuple[int, str | None]]:
 
 def _usual_split(file: Path, say: Callable[[str], None]) -> str:
     """Paragraphs where at least one line in thirty is blank, else lines."""
-    lines = blank = 0
-    for number, line in _lines(file):
-        lines, blank = lines + 1, blank + (line is not None and not line.strip())
-        if number > 5000:
+    lines = blank = size = 0
+    for _, line in _lines(file):
+        lines, blank, size = lines + 1, blank + (line is not None and not line.strip()), size + len(line or "")
+        if lines > 5000 or size > 16 * CUT:
             break
     split = "blank" if blank * 30 >= max(lines, 1) and blank > 1 else "line"
     words = {"blank": "separated by blank lines", "line": "one a line"}[split]
@@ -228,8 +231,11 @@ def _plain(file: Path, name: str, split: str) -> Iterator[Document]:
 
 def _jsonl(file: Path, plan: Plan) -> Iterator[Document]:
     with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(_short_lines(stream), 1):
             name = f"{file.name}:{number}"
+            if line is None:
+                yield Document(name, "", bad=_TOO_LONG)
+                continue
             if not line.strip():
                 continue
             try:
@@ -246,18 +252,35 @@ def _jsonl(file: Path, plan: Plan) -> Iterator[Document]:
             yield Document(name, text, None if value is None else str(value))
 
 
+def _short_lines(stream: IO[AnyStr]) -> Iterator[AnyStr | None]:
+    """The lines of a stream; None for one of LONGEST bytes or characters and more, which is never held as a whole."""
+    while line := stream.readline(LONGEST):
+        short = len(line) < LONGEST
+        yield line if short else None
+        while len(line) == LONGEST and line[-1] not in ("\n", "\r", 10):
+            line = stream.readline(LONGEST)
+
+
+def _rows(table: Path, stream: IO[str]) -> Iterator[list[str]]:
+    """The rows of a table as lists of cells; csv.Error for one that is broken, after which the next ones can be read."""
+    csv.field_size_limit(LONGEST)
+    return csv.reader(map(_whole, _short_lines(stream)), delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+
+
+def _whole(line: str | None) -> str:
+    if line is None:
+        raise csv.Error(_TOO_LONG)
+    return line
+
+
 def _columns(table: Path) -> list[str]:
     try:
         if table.suffix.lower() == ".parquet":
             return list(pq.read_schema(table).names)
         with table.open(encoding=_encoding(table), newline="", errors="replace") as file:
-            return next(csv.reader(file, delimiter=_delimiter(table)), [])
+            return next(_rows(table, file), [])
     except (OSError, pa.ArrowException, csv.Error, BadSample):
         return []  # whoever reads it next says what is wrong with it
-
-
-def _delimiter(table: Path) -> str:
-    return "\t" if table.suffix.lower() == ".tsv" else ","
 
 
 def _table(table: Path, plan: Plan) -> Iterator[Document]:
@@ -271,7 +294,7 @@ def _table(table: Path, plan: Plan) -> Iterator[Document]:
     if table.suffix.lower() == ".parquet":
         with pq.ParquetFile(table) as file:
             row = 0
-            for batch in file.iter_batches(columns=[text] + ([label] if label else [])):
+            for batch in file.iter_batches(1024, columns=[text] + ([label] if label else [])):
                 values = batch.to_pydict()
                 for i, value in enumerate(values[text]):
                     row += 1
@@ -279,9 +302,8 @@ def _table(table: Path, plan: Plan) -> Iterator[Document]:
                     yield Document(f"row {row}", str(value or ""), None if given is None else str(given))
         return
     at, label_at = columns.index(text), None if label is None else columns.index(label)
-    csv.field_size_limit(MAX_FILE_BYTES)
     with table.open(encoding=_encoding(table), newline="", errors="replace") as file:
-        reader = csv.reader(file, delimiter=_delimiter(table))
+        reader = _rows(table, file)
         next(reader)
         row = 1
         while True:

@@ -41,14 +41,16 @@ class TextSource(Source):
     def __len__(self) -> int:
         return len(self._bounds)
 
-    def text(self, index: int) -> str:
-        """One document."""
+    def text(self, index: int, head: int | None = None) -> str:
+        """One document; head: only so many characters from its start, and no more is read than they may take."""
         start, stop = self._bounds[index]
-        return self._flat[start:stop].tobytes().decode("utf-8")
+        if head is None or stop - start <= head:
+            return self._flat[start:stop].tobytes().decode("utf-8")
+        return self._flat[start : min(stop, start + 4 * head)].tobytes().decode("utf-8", "ignore")[:head]
 
-    def texts(self, index: np.ndarray) -> Iterator[str]:
-        """Documents one by one."""
-        return (self.text(int(i)) for i in index)
+    def texts(self, index: np.ndarray, head: int | None = None) -> Iterator[str]:
+        """Documents one by one, or their first `head` characters."""
+        return (self.text(int(i), head) for i in index)
 
     def fetch(self, index: np.ndarray) -> dict[str, Tensor]:
         raise UserError("text has to be tokenized before a batch can be made of it")

@@ -15,7 +15,8 @@ from selftaught.data.texts import TextSource
 from selftaught.modality.text.tokenizer import Tokenizer
 
 FORMAT = 1
-_AT_ONCE = 256  # documents given to the tokenizer together
+_AT_ONCE = 256  # documents given to the tokenizer together, and bytes of them: it takes a hundred for each token
+_BYTES = 2**21
 Progress = Callable[[int, int], None]
 
 
@@ -152,13 +153,17 @@ def tokenized(
 def _encode(source: TextSource, tokenizer: Tokenizer, progress: Progress) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     kind = np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.int32
     ids, starts, lengths = [], [], []
-    for begin in range(0, len(source), _AT_ONCE):
-        part = np.arange(begin, min(len(source), begin + _AT_ONCE))
+    total = np.concatenate([[0], source.sizes.cumsum()])
+    begin = 0
+    while begin < len(source):
+        full = int(np.searchsorted(total, total[begin] + _BYTES, side="right")) - 1
+        part = np.arange(begin, min(len(source), begin + _AT_ONCE, max(full, begin + 1)))
+        begin += len(part)
         for found in tokenizer.encode(list(source.texts(part))):
             ids.append(found.ids.astype(kind))
             starts.append(found.starts)
             lengths.append(len(found.ids))
-        progress(int(part[-1]) + 1, len(source))
+        progress(begin, len(source))
     return np.concatenate(ids), np.concatenate(starts), np.array(lengths, np.int64)
 
 

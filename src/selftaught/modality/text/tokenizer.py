@@ -26,7 +26,7 @@ Kind = Literal["wordpiece", "bpe", "unigram", "char"]
 KINDS: tuple[Kind, ...] = ("wordpiece", "bpe", "unigram", "char")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _OTHERS = {"[PAD]": ("<pad>",), "[UNK]": ("<unk>",), "[CLS]": ("<s>",), "[SEP]": ("</s>",), "[MASK]": ("<mask>",)}
-_BATCH = 1000
+_BATCH, _CHARACTERS = 1000, 2**21  # texts, and characters of them, that are given to a trainer together
 
 
 class TokenIds(NamedTuple):
@@ -198,10 +198,12 @@ def _train_wordpiece(backend: tokenizers.Tokenizer, texts: Iterable[str], vocabu
 
 def _batched(texts: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
+    size = 0
     for text in texts:
         batch.append(text)
-        if len(batch) == _BATCH:
+        size += len(text)
+        if len(batch) == _BATCH or size >= _CHARACTERS:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
