@@ -46,9 +46,12 @@ class SimCLR(Pretext):
 
     family = "contrastive"
     paper = "Chen et al. 2020, arXiv:2002.05709"
+    kinds = frozenset({"image", "text"})
     wants = frozenset({"variety"})
     # Ten epochs instead of a thousand: sharper similarities and milder crops learn sooner (docs/benchmarks.md).
-    small_machine: ClassVar[dict[str, Any]] = {"temperature": 0.2, "view": {"crop_scale": [0.2, 1.0]}}
+    small_machine: ClassVar[dict[str, dict[str, Any]]] = {
+        "image": {"temperature": 0.2, "view": {"crop_scale": [0.2, 1.0]}}
+    }
     splits_batch = False
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
