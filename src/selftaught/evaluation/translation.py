@@ -8,7 +8,8 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +21,15 @@ _BETA = 2
 _WORDS = 4  # BLEU's
 
 
-class Translated(NamedTuple):
+@dataclass(frozen=True)
+class Translated:
     """Counts of each sentence, which add up: bleu [n, 10] (matches and n-grams of 1 to 4, lengths), chrf [n, 18]."""
 
     bleu: np.ndarray
     chrf: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.bleu)
 
 
 def tokenization(references: Sequence[str]) -> str:
@@ -98,13 +103,13 @@ def chrf(total: np.ndarray) -> np.ndarray:
     return 100 * np.where(bottom > 0, (1 + weight) * precision * recall / np.where(bottom > 0, bottom, 1), 0)
 
 
-METRICS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {"bleu": ("bleu", bleu), "chrf": ("chrf", chrf)}
+METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"bleu": bleu, "chrf": chrf}
 
 
 def _figures(of: Sequence[Translated], name: str, seed: int) -> np.ndarray:
     """The metric of each set of translations, on all sentences [:, 0] and on each resample [:, 1:]."""
-    field, score = METRICS[name]
-    tables = [getattr(one, field) for one in of]
+    score = METRICS[name]
+    tables = [getattr(one, name) for one in of]
     whole = [score(table.sum(0)[None]) for table in tables]
     parts: list[list[np.ndarray]] = [[] for _ in tables]
     for count in resamples(len(tables[0]), seed):
