@@ -158,9 +158,11 @@ def open_sources(data: Any, say: Callable[[str], None]) -> TextSource | None:
     """
     if not isinstance(data, str | os.PathLike):
         return None
-    path, given = _split(data)
-    if "source" not in given and not (path.suffix.lower() in TABLES and _has_source(path)):
+    plain = "?" not in Path(data).name or Path(data).exists()
+    named = not plain and "source" in dict(parse_qsl(Path(data).name.partition("?")[2]))
+    if not named and not (plain and Path(data).suffix.lower() in TABLES and _has_source(Path(data))):
         return None
+    path, given = _split(data)
     found = [(p.name, p.source) for p in _files(path, given, say, target=False) if p.bad is None and p.source.strip()]
     if len(found) < 2:
         raise UserError(f"{data} holds {len(found)} texts; at least two are needed")

@@ -51,13 +51,14 @@ def finetune(
     positive(labels=budget.labels, epochs=budget.epochs, batch=budget.batch, lr=budget.lr)
     job, seed = job_called(task), budget.seed
     changes = sections(budget.settings, ("optim", "train", "task"))
+    settings = job.settings(budget.mode, changes.pop("task", {}))
     loaded = bundle.load(run)
     where = pick_device(device)
     torch.set_num_threads(pick_threads())
     path = out or run / f"{job.folder}-{budget.mode}-{budget.labels:g}"
     request = {**to_json(budget), "task": task, "data": str(data), "recipe_hash": loaded.info.get("recipe_hash")}
     parts = job.parts(run, loaded, data, test, quiet)
-    facts = job.facts(parts, budget.mode, changes.pop("task", {}))
+    facts = job.facts(parts, settings)
     index = job.draw(parts, budget.labels, seed)
     own = {"optim": {"lr": budget.lr} if budget.lr else {}, "train": {"batch": budget.batch} if budget.batch else {}}
     config = _config(job, budget, len(index), where, loaded.encoder.config, merged(own, changes))

@@ -43,8 +43,12 @@ class Job(ABC):
         """Default optimiser settings."""
 
     @abstractmethod
-    def facts(self, parts: Split, mode: str, settings: dict[str, Any]) -> dict[str, Any]:
-        """What the bundle says of the task: all that `build` needs, as JSON values. settings: of `--set task.NAME`."""
+    def settings(self, mode: str, given: dict[str, Any]) -> dict[str, Any]:
+        """The task's settings, checked before any data is read. given: of `--set task.NAME`."""
+
+    @abstractmethod
+    def facts(self, parts: Split, settings: dict[str, Any]) -> dict[str, Any]:
+        """What the bundle says of the task: all that `build` needs, as JSON values."""
 
     @abstractmethod
     def build(self, encoder: Encoder, modality: Modality, facts: dict[str, Any], mode: str) -> Downstream:

@@ -17,7 +17,7 @@ from selftaught.evaluation.efficiency import draw_labels
 from selftaught.evaluation.features import raw_batches
 from selftaught.evaluation.intervals import Interval, bootstrap, difference
 from selftaught.modality.base import Modality
-from selftaught.settings import from_json
+from selftaught.settings import from_json, to_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.evaluate import Split, seen_hashes, split
 from selftaught.workflow.jobs.base import Job
@@ -47,10 +47,11 @@ class Classifying(Job):
     def describe(self, mode: str) -> dict[str, Any]:
         return describe(mode)
 
-    def facts(self, parts: Split, mode: str, settings: dict[str, Any]) -> dict[str, Any]:
-        given = {"mode": mode, "classes": len(parts.train.classes), **settings}
-        config = from_json(Classify.Config, given, "task")
-        return {"classes": parts.train.classes, "smoothing": config.smoothing}
+    def settings(self, mode: str, given: dict[str, Any]) -> dict[str, Any]:
+        return to_json(from_json(Classify.Config, {"mode": mode, "classes": 0, **given}, "task"))
+
+    def facts(self, parts: Split, settings: dict[str, Any]) -> dict[str, Any]:
+        return {"task": self.name, "classes": parts.train.classes, "smoothing": settings["smoothing"]}
 
     def build(self, encoder: Encoder, modality: Modality, facts: dict[str, Any], mode: str) -> Classify:
         return Classify(

@@ -93,9 +93,11 @@ class Translating(Job):
     def describe(self, mode: str) -> dict[str, Any]:
         return {**describe(mode), "betas": [0.9, 0.98], "clip_norm": 1.0}
 
-    def facts(self, parts: Split, mode: str, settings: dict[str, Any]) -> dict[str, Any]:
-        config = from_json(Translate.Config, {"mode": mode, **settings}, "task")
-        return {"task": self.name, "translate": to_json(config)}
+    def settings(self, mode: str, given: dict[str, Any]) -> dict[str, Any]:
+        return to_json(from_json(Translate.Config, {"mode": mode, **given}, "task"))
+
+    def facts(self, parts: Split, settings: dict[str, Any]) -> dict[str, Any]:
+        return {"task": self.name, "translate": settings}
 
     def build(self, encoder: Encoder, modality: Modality, facts: dict[str, Any], mode: str) -> Translate:
         config = from_json(Translate.Config, {**facts["translate"], "mode": mode}, "task")
