@@ -21,8 +21,8 @@ from typing import Any
 import selftaught
 
 PARTS = ("train", "val", "test_2016_flickr")
-EPOCHS = {2900: 20.0}
-OTHERWISE = 5.0
+EPOCHS = {2900: 15.0}
+OTHERWISE = 2.0
 LARGEST = 1 << 26  # bytes of a member, unpacked
 
 
@@ -56,7 +56,7 @@ def one_seed(seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             test = {"val": "val", "test": "test_2016_flickr"}[arguments.on]
             options = {"labels": pairs, "epochs": EPOCHS.get(pairs, OTHERWISE), "batch": 64, "lr": arguments.lr}
             options |= {"test": f"{data / test}?source=en&target=de", "task": "translate", "seed": seed, "out": out}
-            selftaught.finetune(run, f"{data / 'train'}?source=en&target=de", set=["train.save_every=50"], **options)
+            selftaught.finetune(run, f"{data / 'train'}?source=en&target=de", **options)
         found = json.loads((out / "finetune.json").read_text())
         steps = json.loads((out / "train.json").read_text())["steps"]
         differences = [{**d, "features": "difference"} for d in found["differences"]]
