@@ -77,7 +77,8 @@ def evaluate(
 
     Args:
         run: Run folder or encoder bundle.
-        data: Labelled data; only samples that pretraining never saw are tested.
+        data: Labelled data (only samples that pretraining never saw are tested), or pairs of texts with a score
+            (similarity) or without one (retrieval).
         train: Labelled data for the probes; default: the rest of DATA.
         labels: Shares of the labels (up to 1), or labels per class (above 1).
         against: Off-the-shelf encoders: timm:NAME, hf:REPO or a bundle's folder.
@@ -87,7 +88,10 @@ def evaluate(
         quiet: Print nothing.
     """
     from selftaught.workflow.evaluate import evaluate as do
+    from selftaught.workflow.similarity import evaluate_pairs, is_pairs
 
+    if is_pairs(data):
+        return evaluate_pairs(Path(run), data, tuple(against), seed, device, quiet)
     return do(Path(run), data, train, tuple(map(float, labels)), tuple(against), draws, seed, device, quiet)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selftaught.data.text_pairs import PairSource, open_pairs, open_sources, tokenized_pairs
+from selftaught.data.text_pairs import PairSource, is_pairs, open_pairs, open_sources, tokenized_pairs
 from selftaught.errors import UserError
 from selftaught.modality.text import Tokenizer
 
@@ -87,7 +87,7 @@ def test_sides_that_are_empty_are_left_out_counted_and_listed(tmp_path: Path) ->
         (
             {"t.csv": "x,y,z\n1,2,3\n"},
             "t.csv",
-            "no column source or src; its columns: x, y, z; name two: t.csv.source=",
+            "no column source, src or sentence1; its columns: x, y, z; name two: t.csv.source=",
         ),
         ({"t.csv": "x,y,z\n1,2,3\n"}, "t.csv?source=x&target=w", "no column 'w'"),
         ({"t.csv": "source,target\na,b\n"}, "t.csv", "holds 1 pairs with text on both sides"),
@@ -130,6 +130,22 @@ def test_texts_to_translate_need_no_target(tmp_path: Path) -> None:
     assert found.names[0] == "row 2"
     assert open_sources(tmp_path / "x/lines", quiet) is None
     assert open_sources(["a", "b"], quiet) is None
+
+
+def test_scores_are_numbers_or_their_pair_is_left_out(tmp_path: Path) -> None:
+    rows = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i / 2} for i in range(30)]
+    for name, kept in (("t.jsonl", rows), ("bad.jsonl", [*rows, {**rows[0], "score": "high"}])):
+        (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in kept))
+        found = open_pairs(tmp_path / name, quiet)
+        assert found.scores is not None
+        assert found.scores.tolist() == [i / 2 for i in range(30)]
+        assert is_pairs(tmp_path / name)
+    assert [tuple(s) for s in found.skipped] == [("bad.jsonl:31", "its score 'high' is no number")]
+    assert found.subset(np.array([4])).scores.tolist() == [2.0]  # type: ignore[union-attr]
+    assert open_pairs(PAIRS, quiet).scores is None
+    (tmp_path / "labelled.csv").write_text("text,source,target\na,b,c\n")
+    assert not is_pairs(tmp_path / "labelled.csv")
+    assert is_pairs(f"{tmp_path}/labelled.csv?source=source&target=target")
 
 
 def test_tokens_of_both_sides_by_name(tmp_path: Path) -> None:

@@ -110,7 +110,9 @@ def test_only_the_decoder_is_trained_when_its_head_is() -> None:
     found = task(mode="head")
     moved = {name.split(".")[0] for name, p in found.named_parameters() if p.requires_grad}
     assert moved == {"decoder", "bias"}
-    assert not found.train().encoder.model.embeddings.training or not found.frozen[0].training
+    found.train()
+    assert found.frozen
+    assert not any(module.training for module in found.frozen)
     depth = found.encoder.depth
     assert found.layer_of("decoder.layers.0.own.query.weight") == depth
     assert found.layer_of("encoder.model.embeddings.word_embeddings.weight") == 0

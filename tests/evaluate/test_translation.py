@@ -1,8 +1,11 @@
 """BLEU and chrF against sacrebleu's own, on whole sets and on resamples; paired differences; Chinese."""
 
+import sys
+
 import numpy as np
 import pytest
 
+from selftaught.errors import UserError
 from selftaught.evaluation import translation
 from selftaught.evaluation.intervals import resamples
 
@@ -77,3 +80,9 @@ def test_empty_translations_have_a_figure() -> None:
     counted = translation.counts(["", "der Hund"], ["der Hund", "der Hund"])
     assert 0 <= translation.interval(counted, "bleu").value < 100
     assert translation.interval(translation.counts(["", ""], ["a", "b"]), "chrf").value == 0.0
+
+
+def test_without_the_extra_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    with pytest.raises(UserError, match="needs the extra 'translate': pip install"):
+        translation.metric(["a"])

@@ -2,8 +2,9 @@
 
 import hashlib
 import itertools
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -19,9 +20,12 @@ from selftaught.data.tokens import Progress, TokenSource, tokenized
 from selftaught.errors import BadSample, UserError
 from selftaught.modality.text.tokenizer import Tokenizer
 
-SOURCE_COLUMNS = ("source", "src")
-TARGET_COLUMNS = ("target", "tgt", "translation")
+SOURCE_COLUMNS = ("source", "src", "sentence1")
+TARGET_COLUMNS = ("target", "tgt", "translation", "sentence2")
+SCORE_COLUMNS = ("score", "similarity")
 TABLES = text_files.TABLES | {".jsonl"}
+LISTED = 1000
+"""Pairs that were left out, of which results give the names; they count all of them."""
 _HOW = (
     "a table of two columns (TABLE?source=COLUMN&target=COLUMN), or two files of lines, PREFIX.en and PREFIX.de, as "
     "PREFIX?source=en&target=de"
@@ -29,26 +33,35 @@ _HOW = (
 
 
 class Pair(NamedTuple):
-    """Two texts and what the pair is called; or why it cannot be used."""
+    """Two texts and what the pair is called, its score where it has one; or why it cannot be used."""
 
     name: str
     source: str
     target: str
     bad: str | None = None
+    score: float | None = None
 
 
 class PairSource(Source):
     """Pairs of texts, held in memory. source, target: the two sides, as long as each other.
 
-    hashes: of the source sides, so that a sentence with several translations is on one side of a split.
+    hashes: of the source sides, so that a sentence with several translations is on one side of a split. scores: how alike
+    the sides are, float64 [N], or None where the data has no such column.
     """
 
     kind = "text_pairs"
     labels = None
 
-    def __init__(self, source: TextSource, target: TextSource, names: Sequence[str], skipped: list[Skipped]) -> None:
+    def __init__(
+        self,
+        source: TextSource,
+        target: TextSource,
+        names: Sequence[str],
+        skipped: list[Skipped],
+        scores: np.ndarray | None = None,
+    ) -> None:
         self.source, self.target, self.names, self.skipped = source, target, names, skipped
-        self.hashes, self.classes = source.hashes, []
+        self.hashes, self.classes, self.scores = source.hashes, [], scores
 
     def __len__(self) -> int:
         return len(self.source)
@@ -59,7 +72,12 @@ class PairSource(Source):
     def subset(self, index: np.ndarray) -> "PairSource":
         index = np.arange(len(self))[index]
         names = [self.names[i] for i in index.tolist()]
-        return PairSource(self.source.subset(index), self.target.subset(index), names, self.skipped)
+        scores = None if self.scores is None else self.scores[index]
+        return PairSource(self.source.subset(index), self.target.subset(index), names, self.skipped, scores)
+
+    def left_out(self) -> dict[str, Any]:
+        """How many pairs were left out, and which and why, as JSON values."""
+        return {"left_out_as_unusable": len(self.skipped), "left_out": [list(s) for s in self.skipped[:LISTED]]}
 
     @property
     def fingerprint(self) -> str:
@@ -116,7 +134,8 @@ def open_pairs(data: Any, say: Callable[[str], None], max_bad: float = 0.05) -> 
 
     data: a .csv, .tsv, .parquet or .jsonl with columns source and target (or of two columns alone; others by
         `?source=COLUMN&target=COLUMN`), a folder of such tables, `PREFIX?source=en&target=de` for the line-aligned files
-        PREFIX.en and PREFIX.de (a folder as PREFIX: all such files in it), or in Python a list of (source, target).
+        PREFIX.en and PREFIX.de (a folder as PREFIX: all such files in it), or in Python a list of (source, target). A table
+        may have a column score, or one named by `?score=COLUMN`.
     max_bad: share of pairs above which those that cannot be read (empty ones do not count) are an error.
 
     A pair with an empty side is left out, and is in `skipped` as unreadable ones are.
@@ -148,7 +167,8 @@ def open_pairs(data: Any, say: Callable[[str], None], max_bad: float = 0.05) -> 
         say(f"{len(skipped)} pairs left out, the first {skipped[0].name}: {skipped[0].reason}")
     names = [pair.name for pair in kept]
     sides = from_list([pair.source for pair in kept]), from_list([pair.target for pair in kept])
-    return PairSource(*sides, names, skipped)
+    scored = None not in (scores := [pair.score for pair in kept])
+    return PairSource(*sides, names, skipped, np.array(scores, np.float64) if scored else None)
 
 
 def open_sources(data: Any, say: Callable[[str], None]) -> TextSource | None:
@@ -191,7 +211,7 @@ def _split(data: Any) -> tuple[Path, dict[str, str]]:
         return path, {}
     name, _, words = path.name.partition("?")
     given = dict(parse_qsl(words))
-    if unknown := sorted(set(given) - {"source", "target"}):
+    if unknown := sorted(set(given) - {"source", "target", "score"}):
         raise UserError(f"'{unknown[0]}' after ? is no side of a pair; use {name}?source=NAME&target=NAME")
     return path.with_name(name), given
 
@@ -252,18 +272,46 @@ def _table(table: Path, given: dict[str, str], target: bool) -> Iterator[Pair]:
         raise UserError(f"{table} has no columns that can be read; pass {_HOW}")
     source = _column(columns, given.get("source"), SOURCE_COLUMNS, 0, table)
     other = _column(columns, given.get("target"), TARGET_COLUMNS, 1, table) if target else None
-    # The second text of a row is read as its label is.
-    for row in text_files.rows(table, text_files.Plan(text=source, label=other)):
-        yield Pair(row.name, row.text, row.label or "", row.bad)
+    score = text_files.choose_column(columns, given.get("score"), SCORE_COLUMNS, table) if target else None
+    # What else is in a row is read as its label is.
+    pairs = text_files.rows(table, text_files.Plan(text=source, label=other))
+    if score is None:
+        yield from (Pair(row.name, row.text, row.label or "", row.bad) for row in pairs)
+        return
+    for row, scored in zip(pairs, text_files.rows(table, text_files.Plan(text=source, label=score)), strict=True):
+        value, bad = _number(scored.label)
+        yield Pair(row.name, row.text, row.label or "", row.bad or bad, value)
 
 
-def _column(columns: list[str], wanted: str | None, usual: Iterable[str], place: int, table: Path) -> str:
+def _number(text: str | None) -> tuple[float | None, str | None]:
+    """A score, or why it is none."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    return (value, None) if math.isfinite(value) else (None, f"its score '{text or ''}' is no number")
+
+
+def is_pairs(data: Any) -> bool:
+    """Whether `data` is meant as pairs of texts: it names two sides, or is a table that has both and no other text."""
+    if not isinstance(data, str | os.PathLike):
+        return False
+    if "?" in Path(data).name and not Path(data).exists():
+        return {"source", "target"} <= set(dict(parse_qsl(Path(data).name.partition("?")[2])))
+    if Path(data).suffix.lower() not in TABLES or not Path(data).is_file():
+        return False
+    columns = {c.lower().strip() for c in text_files.columns(Path(data))}
+    both = columns & set(SOURCE_COLUMNS) and columns & set(TARGET_COLUMNS)
+    return bool(both) and not columns & set(text_files.TEXT_COLUMNS)
+
+
+def _column(columns: list[str], wanted: str | None, usual: tuple[str, ...], place: int, table: Path) -> str:
     """The column of one side: as named, by its usual name, or by its place where there are two."""
     if wanted in columns:
         return str(wanted)
     found = next((c for c in columns if c.lower().strip() in usual), columns[place] if len(columns) == 2 else None)
     if wanted is not None or found is None:
-        what = f"column '{wanted}'" if wanted is not None else f"column {' or '.join(usual)}"
+        what = f"column '{wanted}'" if wanted is not None else f"column {', '.join(usual[:-1])} or {usual[-1]}"
         raise UserError(
             f"{table} has no {what}; its columns: {', '.join(columns[:20])}; name two: "
             f"{table.name}?source=COLUMN&target=COLUMN"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor

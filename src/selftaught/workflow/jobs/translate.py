@@ -74,10 +74,7 @@ class Translating(Job):
                 "name a test set with --test"
             )
         fits = train.fitting(modality.size - _SPECIAL)[teaching]
-        protocol |= {
-            "left_out_as_unusable": [list(s) for s in train.skipped],
-            "left_out_as_too_long": int((~fits).sum()),
-        }
+        protocol |= {**train.pairs.left_out(), "left_out_as_too_long": int((~fits).sum())}
         protocol |= {"bleu": translation.signature(list(tested.pairs.target.texts(testing[:1000])))}
         protocol |= {"interval": "95 %, bootstrap over test sentences"}
         protocol |= {"tokenizer_gives_back": _given_back(train.pairs, modality.tokenizer, quiet)}
