@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
@@ -91,6 +89,3 @@ def measure_retrieval(a: Tensor, b: Tensor, relevant: list[np.ndarray], *, seed:
     """Each figure of `retrieval`, its mean over queries and the resamples of that."""
     found = retrieval(a, b, relevant)
     return {name: (float(v.mean()), means_resampled(v, seed=seed)) for name, v in found.items()}
-
-
-Measure = Callable[[Tensor, Tensor], dict[str, Resampled]]

@@ -59,7 +59,8 @@ def _questions(pairs: PairSource) -> tuple[np.ndarray, np.ndarray, list[np.ndarr
     """First places of the texts that differ on either side, and for each query the documents that it is paired with."""
     _, queries, query = np.unique(pairs.source.hashes, return_index=True, return_inverse=True)
     _, documents, document = np.unique(pairs.target.hashes, return_index=True, return_inverse=True)
-    return queries, documents, [np.unique(document[query == i]) for i in range(len(queries))]
+    by_query = document[np.argsort(query, kind="stable")]
+    return queries, documents, [np.unique(d) for d in np.split(by_query, np.bincount(query).cumsum()[:-1])]
 
 
 def _rows(found: dict[str, dict[str, similarity.Resampled]], what: str, n: int, seed: int) -> list[dict[str, Any]]:
