@@ -94,11 +94,15 @@ def _compared(job: Job, found: dict[str, Any], seed: int) -> dict[str, Any]:
     for metric, (value, low, high) in job.differences(found["pretrained"], found["from_scratch"], seed).items():
         both = {"features": "pretrained", "against": "from_scratch"}
         rows.append({"metric": metric, **both, "value": value, "low": low, "high": high})
-        said = "gains" if low > 0 else "loses" if high < 0 else "makes no difference that can be told:"
-        name = job.gain[metric]
-        sentences.append(
-            f"Against training from scratch pretraining {said} {value:+.3g} {name} [{low:.3g}, {high:.3g}]."
+        said = (
+            "Pretraining helped"
+            if low > 0
+            else "Pretraining harmed"
+            if high < 0
+            else "No proof that pretraining helped"
         )
+        gap = f"{value:+.3g} {job.gain[metric]} [{low:+.3g}, {high:+.3g}]"
+        sentences.append(f"{said}: {gap} over training from scratch on the same budget.")
     return {"differences": rows, "verdict": sentences}
 
 
