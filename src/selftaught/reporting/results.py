@@ -10,7 +10,7 @@ PRETRAINED, RANDOM, RAW = "pretrained", "random_init", "raw"
 BASELINES = (RANDOM, RAW)
 _NAMES = {RANDOM: "random init", RAW: "raw input"}
 _MEASURES = {"linear_probe": "Linear probe", "knn": "k-NN"}
-_METRICS = {"nmi": "NMI", "ari": "ARI", "map": "mAP"}
+_METRICS = {"nmi": "NMI", "ari": "ARI", "map": "mAP", "bleu": "BLEU", "chrf": "chrF", "ndcg@10": "nDCG@10"}
 _LOWER_IS_BETTER = {"loss", "nll", "perplexity", "bits_per_byte", "error", "mae", "mse", "rmse"}
 _SHARES = ("accuracy", "balanced_accuracy", "recall", "precision", "hit", "top1", "top5")
 
