@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from selftaught import bundle, disk, rng
 from selftaught.data import Source
+from selftaught.downstream import lora
 from selftaught.downstream.base import describe
 from selftaught.downstream.classify import Classify
 from selftaught.encoders import EncoderConfig, build
@@ -183,6 +184,7 @@ def _correct(task: Classify, parts: Split, device: torch.device) -> torch.Tensor
 
 def _save(task: Classify, folder: Path, classes: list[str], info: dict[str, Any]) -> None:
     kept = {k: v for k, v in info.items() if k in ("pretext", "data", "data_hash", "recipe_hash", "seed")}
+    lora.merge(task.encoder)
     tensors = task.encoder.state_dict()
     head = {_HEAD: {k: v.detach().cpu().contiguous() for k, v in task.head.state_dict().items()}}
     bundle.save(folder / "encoder", task.encoder, task.modality, {**kept, "classes": classes}, tensors, head)
