@@ -92,6 +92,38 @@ def test_finetune_predict_embed_and_inspect(run: Path, data: Path, tmp_path: Pat
     assert [t["task"] for t in audit["tasks"] if t["suits"]]
 
 
+def test_low_rank_finetuning_resumes_and_leaves_an_ordinary_classifier(run: Path, data: Path, tmp_path: Path) -> None:
+    def command(out: Path) -> list[object]:
+        few = [
+            "--mode",
+            "lora4",
+            "--labels",
+            5,
+            "--epochs",
+            4,
+            "--batch",
+            8,
+            "--no-scratch",
+            "--set",
+            "train.save_every=4",
+        ]
+        return ["finetune", run, data, *few, "--out", out]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    runs.succeed(*command(whole))
+    assert runs.run(*command(broken), kill=("model.safetensors", 3)).code < 0
+    runs.succeed(*command(broken))
+    same = ("encoder/*", "log.jsonl", "finetune.json", "request.json")
+    assert runs.files(broken, *same) == runs.files(whole, *same)
+    before, after = (load_torch(folder / "encoder" / "encoder.safetensors") for folder in (run, whole))
+    assert set(before) == set(after)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    layers = [f"encoder.layer.{i}.attention.self.{what}.weight" for i in range(2) for what in ("query", "value")]
+    assert changed == set(layers)
+    runs.succeed("predict", whole, data, "--out", tmp_path / "found.csv")
+    assert len((tmp_path / "found.csv").read_text().splitlines()) == len(english()) + 1
+
+
 def test_a_stopped_run_goes_on_to_the_same_bits(run: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     words = ("pretrain", data, *BERT, "--steps", 6, "--batch", 16, "--out", out)

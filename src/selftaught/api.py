@@ -120,7 +120,7 @@ def finetune(
         data: Labelled data; to translate, pairs (TABLE or PREFIX?source=en&target=de).
         task: classify or translate.
         test: Labelled data to test on; default: samples of DATA pretraining never saw.
-        mode: full, head (encoder frozen) or lastK (head and last K blocks).
+        mode: full, head (encoder frozen), lastK (last K blocks) or loraR (rank R).
         labels: Share of the labels (up to 1), or labels per class or pairs (above 1).
         epochs: Budget in passes over the labelled samples.
         batch: Samples a step.

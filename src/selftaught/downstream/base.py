@@ -1,11 +1,13 @@
 """What every downstream task is: the shape of a pretext task, and predictions."""
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from torch import nn
 
 from selftaught.batch import Batch, Step
+from selftaught.downstream import lora
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
@@ -52,24 +54,29 @@ class Downstream(nn.Module, ABC):
 
 
 def freeze(encoder: Encoder, mode: str) -> list[nn.Module]:
-    """Freeze what `mode` says: "full" nothing, "head" the encoder, "lastK" all but its last K blocks.
+    """Freeze what `mode` says: "full" nothing, "head" the encoder, "lastK" all but its last K blocks, "loraR" all but
+    corrections of rank R ("lora": 8) that its attention is given.
 
     Returns the modules that are wholly frozen: they must stay in evaluation mode, or BatchNorm would still move.
     """
     if mode == "full":
         return []
-    if mode == "head":
-        first = encoder.depth + 1
-    elif mode.startswith("last") and mode[4:].isdigit() and int(mode[4:]) > 0:
-        first = encoder.depth - int(mode[4:])
+    found = re.fullmatch(r"(head|last|lora)(\d*)", mode)
+    what, number = found.groups() if found else ("", "")
+    if what == "lora":
+        lora.adapt(encoder, int(number) if number else lora.RANK)
+    elif (what == "head" and not number) or (what == "last" and int(number or 0) > 0):
+        first = encoder.depth - int(number) if number else encoder.depth + 1
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_(encoder.layer_of(name) >= first)
     else:
-        raise UserError(f"mode '{mode}' is unknown; use full, head or lastK, such as last2")
-    for name, parameter in encoder.named_parameters():
-        parameter.requires_grad_(encoder.layer_of(name) >= first)
+        raise UserError(
+            f"mode '{mode}' is unknown; use full, head, lastK or loraR (blocks and rank in figures: last2, lora8)"
+        )
     leaves = [m for m in encoder.modules() if next(m.parameters(recurse=False), None) is not None]
     return [m for m in leaves if not any(p.requires_grad for p in m.parameters(recurse=False))]
 
 
 def describe(mode: str) -> dict[str, Any]:
-    """Default optimiser settings of a mode: a fresh head alone bears a larger step than a whole network."""
-    return {"lr": 3e-3 if mode == "head" else 1e-3, "weight_decay": 0.05, "warmup": 0.1}
+    """Default optimiser settings of a mode: what is few and starts at zero bears a larger step than a whole network."""
+    return {"lr": 3e-3 if mode.startswith(("head", "lora")) else 1e-3, "weight_decay": 0.05, "warmup": 0.1}

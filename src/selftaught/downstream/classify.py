@@ -17,7 +17,7 @@ class Classify(Downstream):
 
     @dataclass(frozen=True)
     class Config:
-        """classes: their number. mode: "full", "head" or "lastK" (see `freeze`). smoothing: of the labels."""
+        """classes: their number. mode: "full", "head", "lastK" or "loraR" (see `freeze`). smoothing: of the labels."""
 
         classes: int
         mode: str = "full"

@@ -10,7 +10,7 @@ import torch
 
 from selftaught import bundle, disk, rng
 from selftaught.data import Source
-from selftaught.downstream import Downstream
+from selftaught.downstream import Downstream, lora
 from selftaught.encoders import EncoderConfig, build
 from selftaught.settings import from_json, merged, sections, to_json
 from selftaught.train import checkpoint, distributed
@@ -167,4 +167,5 @@ def _fit(
 def _save(job: Job, task: Downstream, folder: Path, facts: dict[str, Any], info: dict[str, Any]) -> None:
     kept = {k: v for k, v in info.items() if k in ("pretext", "data", "data_hash", "recipe_hash", "seed")}
     own = {job.file: {k: v.detach().cpu().contiguous() for k, v in job.weights(task).items()}}
+    lora.merge(task.encoder)
     bundle.save(folder / "encoder", task.encoder, task.modality, {**kept, **facts}, task.encoder.state_dict(), own)
