@@ -16,6 +16,7 @@ def pretrain(
     pretext: str = "simclr",
     encoder: str = "auto",
     weights: Path | None = None,
+    general: Any = None,
     out: Path | None = None,
     minutes: float | None = None,
     epochs: float | None = None,
@@ -35,8 +36,9 @@ def pretrain(
     Args:
         data: Folder, list of paths, CSV/Parquet, .npy, .tar shards, array or Dataset.
         pretext: Task name (selftaught tasks lists them), or FILE.py:CLASS.
-        encoder: Name here or in timm; timm:NAME or hf:REPO takes hub weights.
+        encoder: Name here or in timm; timm:NAME, hf:REPO; or a run to go on from.
         weights: Local file of weights to start from.
+        general: Held-out other data: warn if what the weights knew is forgotten.
         out: Run folder; default runs/DATA-PRETEXT.
         minutes: Budget in minutes, turned into steps before the start (default 10).
         epochs: Budget in passes over the data.
@@ -57,8 +59,9 @@ def pretrain(
     request = Request(
         described(data), pretext, encoder, None if weights is None else str(weights), steps, epochs, minutes, batch, lr,
         size, holdout, seed, device, list(set), None if recipe is None else str(recipe),
+        None if general is None else described(general),
     )  # fmt: skip
-    return run(request, data, out, quiet)
+    return run(request, data, out, quiet, general)
 
 
 def evaluate(

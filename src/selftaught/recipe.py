@@ -11,6 +11,7 @@ from selftaught.train.config import TrainConfig
 class Recipe:
     """A complete pretraining run. `selftaught pretrain --recipe recipe.json` starts the same run again.
 
+    general, general_hash: held-out data on which the guard against forgetting looks, where there is one.
     limit: training size, in pixels, that the pictures were stored for; a function of the request and the machine.
     """
 
@@ -24,3 +25,5 @@ class Recipe:
     pretext_config: dict[str, Any]
     encoder: EncoderConfig
     train: TrainConfig
+    general: str | None = None
+    general_hash: str | None = None

@@ -24,6 +24,7 @@ class EncoderConfig:
         patches and its pooling are fitted to small pictures and to being trained from nothing.
     options: further arguments of timm's model, of a repository that names some; of text, the whole configuration.
     vocabulary: token ids that an encoder of text knows; 0 says that it reads pictures.
+    bundled: the file of `weights` is of a bundle of ours, whose architecture `published` tells.
     """
 
     name: str
@@ -34,10 +35,11 @@ class EncoderConfig:
     published: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     vocabulary: int = 0
+    bundled: bool = False
 
     def bare(self) -> "EncoderConfig":
         """The same architecture with random weights, which neither a file nor a hub is asked for."""
-        return replace(self, weights=None, published=self.as_published)
+        return replace(self, weights=None, published=self.as_published, bundled=False)
 
     @property
     def weights_file(self) -> Path | None:
@@ -48,7 +50,7 @@ class EncoderConfig:
     @property
     def as_published(self) -> bool:
         """Whether the architecture is the published one."""
-        return self.published or self.weights is not None
+        return self.published or (self.weights is not None and not self.bundled)
 
 
 class Encoder(nn.Module):

@@ -15,6 +15,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises UserError where the file is missing, broken, or would have to execute code to be read.
     """
+    if path.is_dir():
+        raise UserError(
+            f"weights '{path}' is a folder; --encoder goes on from a folder, --weights from a file of weights"
+        )
     if not path.is_file():
         raise UserError(f"weights '{path}' is not a file")
     try:

@@ -75,6 +75,14 @@ def _counted(samples: Tensor, n: int) -> Tensor:
     return count.scatter_add_(1, samples, torch.ones_like(samples, dtype=torch.float64))
 
 
+def rise(before: Float[Tensor, " n"], after: Float[Tensor, " n"], *, seed: int = 0) -> Interval:
+    """How far the mean of a loss rose, as a share of what it was, with the 95 % interval over samples, paired by them."""
+    before, after = before.double(), after.double()
+    scale = max(float(before.mean().abs()), 1e-12)
+    low, high = np.quantile(_resample((after - before)[None], seed), [0.025, 0.975])
+    return Interval(float((after - before).mean()) / scale, float(low) / scale, float(high) / scale)
+
+
 def _resample(score: Float[Tensor, "draws n"], seed: int) -> np.ndarray:
     """Means [1000] of resampled scores: draws and test samples with replacement, draw deviations widened."""
     draws, n = score.shape

@@ -32,6 +32,16 @@ _CURVES = {
         "held-out loss",
         "The loss on samples kept out of training; rising while the loss falls is overfitting.",
     ),
+    "general_loss": (
+        "loss on general data",
+        "On data unlike the run's, always the same masks or views; rising is forgetting.",
+    ),
+    "domain_loss": ("loss on the domain", "On the run's held-out samples, measured as that on general data is."),
+    "neighbours_kept": (
+        "neighbours kept",
+        "Share of general samples' 10 nearest neighbours at the start that still are; training lowers it.",
+    ),
+    "general_knn": ("k-NN on general data", "How often the 10 nearest neighbours' vote is right; never trained."),
     "rank": ("effective rank", "How many directions the features use; near 1 is collapse."),
     "std": ("feature std", "Spread of the L2-normalised features; 0 is collapse, 1 is healthy."),
     "alignment": ("alignment", "Distance of two views of one sample; lower is closer."),
@@ -39,7 +49,7 @@ _CURVES = {
     "knn": ("k-NN accuracy", "On held-out labels, for watching only; they never train."),
     "lr": ("learning rate", ""),
 }
-_NOT_CURVES = {"step", "width", "samples", "projected_width"}
+_NOT_CURVES = {"step", "width", "samples", "projected_width", "general_losses", "rise", "rise_low", "rise_high"}
 _MAIN = ("pretext", "encoder", "data", "steps", "epochs", "batch", "seed")
 _LIST = 20
 
@@ -165,7 +175,8 @@ def curves_section(files: RunFiles) -> str:
         return section("Training", "", missing(files, "log.jsonl"))
     end = float(max(row["step"] for row in (*files.log, *files.health)))
     marks = [Mark(float(a["step"]), i, str(a.get("name", "alarm"))) for i, a in enumerate(files.alarms, 1)]
-    sources = {key: rows for rows in (files.health, files.log) for key in dict.fromkeys(k for row in rows for k in row)}
+    logs = (files.retention, files.health, files.log)
+    sources = {key: rows for rows in logs for key in dict.fromkeys(k for row in rows for k in row)}
     known = [key for key in _CURVES if key in sources and key != "lr"]
     other = [key for key in sources if key not in _CURVES and key not in _NOT_CURVES]
     charts = [_chart(key, sources[key], end, marks) for key in (*known, *other, *(["lr"] if "lr" in sources else []))]

@@ -21,6 +21,7 @@ class RunFiles:
     log: list[dict[str, Any]]
     health: list[dict[str, Any]]
     alarms: list[dict[str, Any]]
+    retention: list[dict[str, Any]]
     data: dict[str, Any]
     summary: dict[str, Any]
     evaluation: dict[str, Any]
@@ -91,6 +92,7 @@ def read(run: Path) -> RunFiles:
         log=_latest(_rows(run / "log.jsonl", problems)),
         health=_latest(_rows(run / "health.jsonl", problems)),
         alarms=_rows(run / "alarms.jsonl", problems),
+        retention=_latest(_rows(run / "retention.jsonl", problems)),
         data=_object(run / "data.json", problems),
         summary=_object(run / "summary.json", problems),
         evaluation=_object(run / "evaluation.json", problems),

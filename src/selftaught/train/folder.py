@@ -10,14 +10,14 @@ from selftaught import disk
 from selftaught.errors import UserError
 from selftaught.settings import differences, load_json
 
-LOGS = ("log.jsonl", "health.jsonl", "alarms.jsonl")
+LOGS = ("log.jsonl", "health.jsonl", "alarms.jsonl", "retention.jsonl")
 
 
 class RunFolder:
     """A folder `runs/NAME`. Only rank 0 writes; the other ranks hold one with `writes` false.
 
-    log.jsonl, health.jsonl and alarms.jsonl hold nothing that depends on the clock, so that a resumed run writes the
-    very bytes of an uninterrupted one; times are in timing.jsonl.
+    LOGS hold nothing that depends on the clock, so that a resumed run writes the very bytes of an uninterrupted one;
+    times are in timing.jsonl.
     """
 
     def __init__(self, path: Path, writes: bool = True) -> None:

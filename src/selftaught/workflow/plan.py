@@ -32,6 +32,7 @@ from selftaught.train.order import Order
 from selftaught.train.progress import clock
 from selftaught.workflow.kinds import KINDS, Kind, Training, kind_called
 from selftaught.workflow.prepare import fetcher, pick_precision, positive
+from selftaught.workflow.start import size_of, start_of, take_heads
 
 _HEADS = 3  # key of the heads' initial weights
 _DEFAULT_MINUTES = 10.0
@@ -45,6 +46,7 @@ _SAID_ELSEWHERE = {
         "weights": "--weights",
         "channels": "the data",
         "vocabulary": "text.vocabulary",
+        "bundled": "--encoder",
     },
 }
 
@@ -68,6 +70,7 @@ class Request:
     device: str = "auto"
     settings: list[str] = field(default_factory=list)
     recipe: str | None = None
+    general: str | None = None
 
 
 def described(data: Any) -> str:
@@ -83,7 +86,9 @@ def build_task(recipe: Recipe, modality: Modality) -> Pretext:
     encoder = build(recipe.encoder, rng.fold(recipe.train.seed) >> 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold(recipe.train.seed, _HEADS) >> 1)
-        return kind(encoder, modality, config)
+        task = kind(encoder, modality, config)
+    take_heads(task, recipe.encoder)
+    return task
 
 
 def check(request: Request) -> None:
@@ -120,7 +125,7 @@ def _changes(request: Request) -> dict[str, dict[str, Any]]:
 
 def limit_of(request: Request, device: str) -> int:
     """Training size that stored pictures must allow: the one asked for, or the largest that is chosen by itself."""
-    return request.size or (96 if device == "cpu" else 224)
+    return request.size or size_of(request.encoder) or (96 if device == "cpu" else 224)
 
 
 class Resolved(NamedTuple):
@@ -149,10 +154,13 @@ def resolve(
         raise UserError(f"pretext '{request.pretext}' works on {', '.join(sorted(task.kinds))}, not on {kind.name}")
     for other in set(changes) & set(KINDS) - {kind.name}:
         raise UserError(f"setting '{other}.{next(iter(changes[other]))}' is for {other} data, and this is {kind.name}")
-    size = request.size or kind.pick_size(source, device)
-    modality = kind.fit(source, size, split[0], changes.get(kind.name, {}), request.encoder)
+    modality, encoder = _begin(request, kind, source, split[0], device, task.needs, changes)
+    if request.general is not None and encoder.weights is None:
+        raise UserError(
+            "--general guards what pretrained weights know, and this run begins with random ones; name weights with "
+            "--encoder FOLDER or --weights FILE, or leave out --general"
+        )
     training = kind.training(source, modality, *split, quiet)
-    encoder = _encoder(request, kind, size, source, modality, device, task.needs, changes.get("encoder", {}))
     small = task.small_machine.get(kind.name, {}) if device == "cpu" else {}
     if small:
         tell(f"no GPU: {request.pretext} starts from its small-machine preset {json.dumps(small)}; --set changes it")
@@ -184,23 +192,30 @@ def resolve(
     return Resolved(_budget(request, recipe, modality, training, ranks, tell), modality, training)
 
 
-def _encoder(
+def _begin(
     request: Request,
     kind: Kind,
-    size: int,
     source: Source,
-    modality: Modality,
+    train: np.ndarray,
     device: str,
     needs: frozenset[str],
-    changes: dict[str, Any],
-) -> EncoderConfig:
-    name = kind.choose(size, device, needs) if request.encoder == "auto" else request.encoder
-    encoder = kind.encoder(name, size, source, modality)
+    changes: dict[str, dict[str, Any]],
+) -> tuple[Modality, EncoderConfig]:
+    """Preprocessing and encoder: those of an earlier run that goes on, or made for the data and the machine."""
+    settings = changes.get(kind.name, {})
+    start = start_of(request.encoder, kind.name, request.size, settings)
+    if start is None:
+        size = request.size or kind.pick_size(source, device)
+        modality = kind.fit(source, size, train, settings, request.encoder)
+        name = kind.choose(size, device, needs) if request.encoder == "auto" else request.encoder
+        encoder = kind.encoder(name, size, source, modality)
+    else:
+        encoder, modality = start
     if request.weights is not None:
         if encoder.weights is not None:
-            raise UserError(f"--weights and --encoder {name} both name weights; give one")
+            raise UserError(f"--weights and --encoder {request.encoder} both name weights; give one")
         encoder = dataclasses.replace(encoder, weights=request.weights)
-    return from_json(EncoderConfig, {**to_json(encoder), **changes}, "encoder")
+    return modality, from_json(EncoderConfig, {**to_json(encoder), **changes.get("encoder", {})}, "encoder")
 
 
 def _pick_batch(n: int, world: int, largest: int) -> int:

@@ -1,5 +1,6 @@
 """pretrain: unlabelled data -> pretext task -> an encoder bundle in a run folder."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from selftaught import bundle, disk
 from selftaught.data import Source, holdout
 from selftaught.encoders import build
 from selftaught.errors import RunStopped, UserError
+from selftaught.evaluation.guard import Guard
 from selftaught.evaluation.monitor import HealthMonitor
 from selftaught.modality.base import Modality
 from selftaught.recipe import Recipe
@@ -18,9 +20,10 @@ from selftaught.settings import digest, from_json, load_json, to_json
 from selftaught.train import checkpoint, distributed, state
 from selftaught.train.distributed import Ranks
 from selftaught.train.folder import RunFolder
-from selftaught.train.loop import Outcome, Trainer, fit
+from selftaught.train.loop import Outcome, Trainer, Watcher, fit
 from selftaught.train.order import Order
-from selftaught.workflow.kinds import Training, kind_called
+from selftaught.workflow.general import guard_of, opened
+from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.plan import Request, Resolved, build_task, check, limit_of, resolve
 from selftaught.workflow.prepare import fetcher, name_of, open_source, pick_device, pick_threads, say
 
@@ -33,8 +36,11 @@ class Interrupted(RunStopped):
         self.exit_code = 128 + number
 
 
-def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False) -> Path:
-    """Run (or resume, or find finished) the pretraining that was asked for; returns its run folder."""
+def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False, general: Any = None) -> Path:
+    """Run (or resume, or find finished) the pretraining that was asked for; returns its run folder.
+
+    general: what `request.general` describes.
+    """
     check(request)
     path = out or Path("runs") / f"{name_of(data)}-{Path(request.pretext.partition('.py')[0]).name}"
     # Before the ranks meet: what one of them writes later must not look like an older run to another.
@@ -49,18 +55,26 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False)
     if resumed and (run.encoder / "config.json").is_file():
         tell(f"run '{path}' is complete; nothing to do. Another --out or --seed starts a new one")
         return path
-    source = _open(data, limit_of(request, device) if recipe is None else recipe.limit, ranks, quiet)
+    limit = limit_of(request, device) if recipe is None else recipe.limit
+    source = _open(data, limit, ranks, quiet)
+    named = opened(recipe, request.general, general)
+    other = None if named is None else _open(named, limit, ranks, quiet)
     split = holdout(source, request.holdout if recipe is None else recipe.holdout)
     if recipe is None:
         resolved = resolve(request, source, split, device, ranks, tell, quiet)
+        if other is not None:
+            fixed = dataclasses.replace(resolved.recipe, general=request.general, general_hash=other.fingerprint)
+            resolved = resolved._replace(recipe=fixed)
     else:
         assert said is not None
-        _same_circumstances(recipe, source, ranks)
+        _same_circumstances(recipe, source, other, ranks)
         modality = bundle.modality_from_json(recipe.kind, recipe.modality, Path(said).parent / bundle.PREPROCESSING)
         resolved = Resolved(
             recipe, modality, kind_called(recipe.kind).training(source, modality, *split, quiet or not ranks.first)
         )
     recipe = resolved.recipe
+    seen = source.hashes[split[0]]
+    guard = None if other is None else guard_of(recipe, other, seen, resolved.modality, resolved.training)
     torch.set_num_threads(recipe.train.threads)
     if ranks.first:
         run.begin(to_json(request))
@@ -69,8 +83,8 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False)
         disk.write_json(run.path / "recipe.json", to_json(recipe))
         disk.write_json(run.path / "data.json", _data_facts(source, *split))
         with disk.filling(run.path):
-            np.save(run.path / "seen.npy", source.hashes[split[0]])
-    outcome = _train(recipe, resolved.modality, resolved.training, run, ranks, tell, quiet)
+            np.save(run.path / "seen.npy", seen)
+    outcome = _train(resolved, guard, run, ranks, tell, quiet)
     distributed.leave()
     if outcome.stopped_by is not None:
         raise Interrupted(outcome.stopped_by, outcome.steps, recipe.train.steps)
@@ -87,12 +101,16 @@ def _open(data: Any, limit: int, ranks: Ranks, quiet: bool) -> Source:
     return source
 
 
-def _same_circumstances(recipe: Recipe, source: Source, ranks: Ranks) -> None:
-    if recipe.data_hash != source.fingerprint:
-        raise UserError(
-            f"the data changed since the run began (hash {recipe.data_hash[:12]}, now {source.fingerprint[:12]}); "
-            "restore it, or use another --out"
-        )
+def _same_circumstances(recipe: Recipe, source: Source, general: Source | None, ranks: Ranks) -> None:
+    hashes = {"data": (recipe.data_hash, source.fingerprint)}
+    if general is not None:
+        hashes["general data"] = (str(recipe.general_hash), general.fingerprint)
+    for name, (then, now) in hashes.items():
+        if then != now:
+            raise UserError(
+                f"the {name} changed since the run began (hash {then[:12]}, now {now[:12]}); "
+                "restore it, or use another --out"
+            )
     if recipe.train.world != ranks.world:
         raise UserError(
             f"the run began with {recipe.train.world} ranks and there are {ranks.world}; start it as before"
@@ -113,16 +131,16 @@ def _data_facts(source: Source, train: np.ndarray, held: np.ndarray) -> dict[str
 
 
 def _train(
-    recipe: Recipe,
-    modality: Modality,
-    training: Training,
+    resolved: Resolved,
+    guard: Guard | None,
     run: RunFolder,
     ranks: Ranks,
     tell: Callable[[str], None],
     quiet: bool,
 ) -> Outcome:
     """The loop itself, from the last checkpoint if there is one; ends with the bundle in its place."""
-    loop, (source, train, held) = recipe.train, training
+    recipe, modality, (source, train, held) = resolved
+    loop = recipe.train
     task = build_task(recipe, modality)
     trainer = Trainer(task, loop, ranks)
     checkpoint.clean(run.checkpoints) if ranks.first else None
@@ -141,7 +159,8 @@ def _train(
     order = Order(len(train), loop.batch, loop.seed, ranks.rank, ranks.world)
     fetch = fetcher(source, train, loop.seed, labels=task.supervised)
     watch = HealthMonitor(source, train, held, loop.seed, loop.health_every, loop.batch, task.chance(loop.batch))
-    outcome = fit(trainer, fetch, order, run, [watch], quiet, what=recipe.pretext.rpartition(":")[2])
+    watchers: list[Watcher] = [watch] if guard is None else [watch, guard]
+    outcome = fit(trainer, fetch, order, run, watchers, quiet, what=recipe.pretext.rpartition(":")[2])
     if outcome.stopped_by is None:
         _finish(recipe, trainer, modality, source, run, outcome)
     return outcome
