@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,85 @@ def test_broken_bundles_are_one_line(first: Path, data: Path, tmp_path: Path) ->
     head.unlink()
     (broken / "encoder.safetensors").write_bytes(b"garbage")
     assert "cannot be read" in runs.one_line(runs.run(*words), 2)
+
+
+def _checkpoint(first: Path, folder: Path) -> Path:
+    """A small checkpoint as transformers saves it, with the tokenizer of a run."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder.mkdir()
+    shutil.copy(first / "encoder" / "preprocessing" / "tokenizer.json", folder)
+    shape = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    size = selftaught.load(first).modality.tokenizer.vocabulary
+    BertForMaskedLM(BertConfig(vocab_size=size, **shape)).save_pretrained(folder)
+    return folder
+
+
+def _config(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        said = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**said, **changes}))
+
+    return change
+
+
+def _tokens(extra: int) -> Callable[[Path], None]:
+    """A tokenizer with one more token, of an id that leaves others out."""
+
+    def change(folder: Path) -> None:
+        said = json.loads((folder / "tokenizer.json").read_text())
+        said["model"]["vocab"]["zyzzyva"] = len(said["model"]["vocab"]) + extra
+        (folder / "tokenizer.json").write_text(json.dumps(said))
+
+    return change
+
+
+def _write(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"model": selftaught.load}, folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_tokens(0), "tokens, the tokenizer"),
+        (_tokens(500), "tokens, the tokenizer"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer.json; save it with"),
+        (_write("tokenizer.json", b"\xff\xfe{}"), "is no tokenizer: 'utf-8' codec can't decode"),
+        (_write("tokenizer.json", b"{}"), "is no tokenizer"),
+        (_write("model.safetensors", b"garbage that is no header"), "model.safetensors' cannot be read"),
+        (_pickled, "is a pickle that holds more than tensors; refused"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights; it needs model.safetensors or"),
+        (_write("config.json", b"[1, 2]"), "is of model_type 'None', which is not supported; known: bert, gpt2"),
+        (_write("config.json", b"{not json"), "config.json' is not JSON"),
+        (lambda folder: (folder / "config.json").unlink(), "unknown encoder of text"),
+        (_config(model_type="roberta"), "is of model_type 'roberta', which is not supported; known: bert"),
+        (_config(model_type="own", auto_map={"AutoModel": "evil.py--Model"}), "is of model_type 'own'"),
+        (_config(hidden_size=65), "cannot be built"),
+        (_config(hidden_size=32), "tensors missing or of another shape"),
+        (_config(vocab_size="many"), "cannot be built: Validation error for field 'vocab_size'"),
+        (_config(max_position_embeddings=16), "reads at most 16 tokens; use --size"),
+    ],
+)
+def test_a_broken_checkpoint_is_one_line(
+    spoil: Callable[[Path], None], message: str, first: Path, data: Path, tmp_path: Path
+) -> None:
+    folder = _checkpoint(first, tmp_path / "checkpoint")
+    spoil(folder)
+    words = ("pretrain", data, "--pretext", "mlm", "--encoder", folder, "--size", 32, *LESS, "--out", tmp_path / "run")
+    assert message in runs.one_line(runs.run(*words), 2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_code_that_a_checkpoint_names_is_never_run(first: Path, data: Path, tmp_path: Path) -> None:
+    """auto_map of a known architecture is passed over; a file beside it is not imported."""
+    folder, mark = _checkpoint(first, tmp_path / "checkpoint"), tmp_path / "executed"
+    _config(auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})(folder)
+    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w')")
+    words = ("pretrain", data, "--pretext", "mlm", "--encoder", folder, "--size", 32, *LESS, "--out", tmp_path / "run")
+    runs.succeed(*words)
+    assert not mark.exists()

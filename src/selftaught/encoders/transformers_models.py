@@ -205,6 +205,12 @@ def describe(name: str) -> dict[str, Any]:
         found = json.loads(file.read_text("utf-8"))
     except ValueError as error:
         raise UserError(f"'{file}' is not JSON: {error}") from error
+    kind = found.get("model_type") if isinstance(found, dict) else None
+    if kind not in (known := {size["model_type"] for size in SIZES.values()}):
+        # Others would number positions otherwise (RoBERTa) or attend by code of their own, and be wrong in silence.
+        raise UserError(
+            f"'{file}' is of model_type '{kind}', which is not supported; known: {', '.join(sorted(known))}"
+        )
     # `auto_map` names code of the folder's own, which is never run.
     return {k: v for k, v in found.items() if k not in ("auto_map", "architectures", "torch_dtype", "dtype")}
 
@@ -221,8 +227,8 @@ def build_transformers(config: EncoderConfig) -> TransformersEncoder:
     try:
         found: PreTrainedConfig = transformers.AutoConfig.for_model(kind, **options)
         model = AutoModel.from_config(found, attn_implementation=_PACKED, **more)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"encoder '{config.name}' cannot be built: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # transformers' checks of a configuration have errors of their own
+        raise UserError(f"encoder '{config.name}' cannot be built: {' '.join(str(error).split())[:200]}") from error
     if found.max_position_embeddings < config.size:
         raise UserError(f"encoder '{config.name}' reads at most {found.max_position_embeddings} tokens; use --size")
     if found.vocab_size < config.vocabulary:

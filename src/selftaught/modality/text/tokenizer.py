@@ -58,7 +58,7 @@ class Tokenizer:
                 raise UserError(f"the tokenizer has no {name} token; train one here, or add it to its vocabulary")
             found.append(number)
         self.pad, self.unknown, self.first, self.last, self.mask = found
-        self.vocabulary = int(backend.get_vocab_size(with_added_tokens=True))
+        self.vocabulary = 1 + max(backend.get_vocab(with_added_tokens=True).values())  # a folder's may leave ids out
 
     @classmethod
     def train(cls, texts: Iterable[str], kind: str = "wordpiece", vocabulary: int = 8000, words: str = "") -> Tokenizer:
@@ -96,7 +96,11 @@ class Tokenizer:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise UserError(f"'{folder}' holds no tokenizer.json; save it with tokenizer.save_pretrained(FOLDER)")
-        return cls.parse(file.read_text("utf-8"), str(file), words)
+        try:
+            text = file.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"'{file}' is no tokenizer: {error}") from error
+        return cls.parse(text, str(file), words)
 
     @classmethod
     def parse(cls, text: str, where: str = "tokenizer", words: str = "") -> Tokenizer:
