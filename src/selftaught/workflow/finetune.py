@@ -166,6 +166,6 @@ def _fit(
 
 def _save(job: Job, task: Downstream, folder: Path, facts: dict[str, Any], info: dict[str, Any]) -> None:
     kept = {k: v for k, v in info.items() if k in ("pretext", "data", "data_hash", "recipe_hash", "seed")}
-    lora.merge(task.encoder)
     own = {job.file: {k: v.detach().cpu().contiguous() for k, v in job.weights(task).items()}}
+    lora.merge(task.encoder)
     bundle.save(folder / "encoder", task.encoder, task.modality, {**kept, **facts}, task.encoder.state_dict(), own)
