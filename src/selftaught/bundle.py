@@ -55,12 +55,13 @@ def modality_from_json(kind: str, data: dict[str, Any], folder: Path | None = No
     if kind != "text":
         raise UserError(f"kind of data '{kind}' is unknown to this version; known: image, text")
     from selftaught.modality.text import TextModality
+    from selftaught.modality.text.running import RunningText
 
     try:
         files = {} if folder is None else {p.name: p.read_text("utf-8") for p in folder.iterdir() if p.is_file()}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"'{folder}' cannot be read: {error}") from error
-    return TextModality.from_json(data, files)
+    return (RunningText if data.get("running") else TextModality).from_json(data, files)
 
 
 def write_files(folder: Path, modality: Modality) -> None:

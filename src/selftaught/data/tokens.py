@@ -83,12 +83,29 @@ class TokenSource(Source):
         bounds = self._bounds[index][owner, :1] + np.stack(edges, 1)
         return self._of(index[owner], bounds, _Pieces(self.names, index[owner], nth)), owner
 
-    def _of(self, rows: np.ndarray, bounds: np.ndarray, names: Sequence[str]) -> "TokenSource":
+    def windows(self, index: np.ndarray) -> tuple["TokenSource", np.ndarray]:
+        """The documents at `index` in overlapping pieces, from which windows of `limit` + 1 tokens are drawn.
+
+        Each place where such a window can begin is in one piece, in which at most `limit` windows begin; so a piece is at
+        most 2 * limit tokens long. Returns the pieces and int64 [pieces], which entry of `index` each is of.
+        """
+        begins = np.maximum(1, self.lengths[index] - self._limit)
+        counts = -(-begins // self._limit)
+        owner = np.repeat(np.arange(len(index)), counts)
+        nth = np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
+        first, last = nth * begins[owner] // counts[owner], (nth + 1) * begins[owner] // counts[owner]
+        stops = np.minimum(last + self._limit, self.lengths[index][owner])
+        bounds = self._bounds[index][owner, :1] + np.stack([first, stops], 1)
+        return self._of(index[owner], bounds, _Pieces(self.names, index[owner], nth), 2 * self._limit), owner
+
+    def _of(
+        self, rows: np.ndarray, bounds: np.ndarray, names: Sequence[str], limit: int | None = None
+    ) -> "TokenSource":
         return TokenSource(
             self._ids,
             self._starts,
             bounds,
-            self._limit,
+            limit or self._limit,
             names=names,
             hashes=self.hashes[rows],
             labels=None if self.labels is None else self.labels[rows],

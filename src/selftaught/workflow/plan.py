@@ -200,7 +200,7 @@ def _encoder(
         if encoder.weights is not None:
             raise UserError(f"--weights and --encoder {name} both name weights; give one")
         encoder = dataclasses.replace(encoder, weights=request.weights)
-    return from_json(EncoderConfig, {**to_json(encoder), **changes}, "encoder")
+    return from_json(EncoderConfig, merged(to_json(encoder), changes), "encoder")
 
 
 def _pick_batch(n: int, world: int, largest: int) -> int:
