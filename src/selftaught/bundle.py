@@ -141,6 +141,20 @@ def load(path: Path) -> Bundle:
     )
 
 
+def masked_head(path: Path, loaded: Bundle) -> Any:
+    """What predicts hidden tokens, by (tokens [n, D], embeddings [V, D]) -> logits [n, V]; None where a bundle has none."""
+    file = find(path) / "masked_head.safetensors"
+    if not file.is_file():
+        return None
+    encoder: Any = loaded.encoder
+    head = encoder.masked_head()
+    try:
+        head.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"'{file}' does not fit the encoder: {str(error).splitlines()[0]}") from error
+    return head.eval().requires_grad_(False)
+
+
 def _card(config: dict[str, Any]) -> str:
     encoder = config["encoder"]
     lines = [
