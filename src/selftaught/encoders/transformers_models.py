@@ -38,12 +38,17 @@ def _bert(width: int, depth: int, heads: int) -> dict[str, Any]:
     }
 
 
-def _gpt2(width: int, depth: int, heads: int, dropout: float = 0.1) -> dict[str, Any]:
+def _gpt2(width: int, depth: int, heads: int, activation: str, dropout: float = 0.1) -> dict[str, Any]:
     shape = {"n_embd": width, "n_layer": depth, "n_head": heads}
     drop = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
-    # The activation is GPT-2's own approximation of GELU, as one kernel where transformers' default takes eight.
-    fused = {"activation_function": "gelu_pytorch_tanh"}
-    return {"model_type": "gpt2", **shape, **drop, **fused, "bos_token_id": None, "eos_token_id": None}
+    return {
+        "model_type": "gpt2",
+        **shape,
+        **drop,
+        "activation_function": activation,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
 
 
 # BERT in the sizes that google-research/bert publishes (Turc et al. 2019, table 1); GPT-2 in nanoGPT's for a CPU, that of
@@ -54,9 +59,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "bert_small": _bert(512, 4, 8),
     "bert_medium": _bert(512, 8, 8),
     "bert_base": _bert(768, 12, 12),
-    "gpt2_nano": _gpt2(128, 4, 4, dropout=0.0),
-    "gpt2_mini": _gpt2(256, 4, 4),
-    "gpt2": _gpt2(768, 12, 12),
+    "gpt2_nano": _gpt2(128, 4, 4, "gelu", dropout=0.0),
+    "gpt2_mini": _gpt2(256, 4, 4, "gelu"),
+    "gpt2": _gpt2(768, 12, 12, "gelu_pytorch_tanh"),
 }
 
 
@@ -72,6 +77,18 @@ class Packing(NamedTuple):
         b, length = self.rows
         out = packed.new_zeros(b * length, *packed.shape[1:])
         return out.index_copy(0, self.flat, packed).unflatten(0, (b, length))
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: float | None
+) -> Tensor:
+    """softmax(scale q kT) v. On a CPU in float32 always: torch's bf16 kernel is slower there, in backward several times for
+    rows of some hundred tokens."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=scale)
+    with torch.autocast("cpu", enabled=False):
+        q, k, v = q.float(), k.float(), v.float()
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=scale).bfloat16()
 
 
 def _attend(
@@ -99,13 +116,13 @@ def _attend(
             memory[layer] = key, value
         causal = bool(getattr(module, "is_causal", False)) and query.shape[2] > 1
         assert not causal or query.shape[2] == key.shape[2], "several tokens at once have nothing before them"
-        out = F.scaled_dot_product_attention(query, key, value, None, dropout, causal, scale=scaling)
+        out = _attention(query, key, value, None, dropout, causal, scaling)
         return out.transpose(1, 2), None
     # Heads before tokens only inside the rows: [B, H, L, D].
     q, k, v = (packing.spread(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
     causal = bool(getattr(module, "is_causal", False))  # what lies behind the end of a text is never looked at then
     mask = None if causal else packing.valid[:, None, None, :]
-    out = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=scaling)
+    out = _attention(q, k, v, mask, dropout, causal, scaling)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, packing.flat)[None], None
 
 
