@@ -83,8 +83,8 @@ def test_lines_paragraphs_and_files(tmp_path: Path) -> None:
     long.write_text(text, "utf-8")
     parts = contents(opened(f"{long}?split=file", tmp_path))
     assert "".join(parts) == text
-    assert len(parts) == 3
-    assert max(map(len, parts)) <= 8192
+    assert len(parts) == 6
+    assert max(map(len, parts)) <= 4096
     with pytest.raises(UserError, match="split 'page' is unknown; use file, line or blank"):
         opened(f"{paragraphs}?split=page", tmp_path)
 

@@ -20,7 +20,7 @@ TABLES = frozenset({".csv", ".tsv", ".parquet"})
 TEXT_COLUMNS = ("text", "review", "sentence", "content", "document", "body", "comment", "abstract", "title")
 CUT = 1 << 20
 """Characters: a longer document is cut into several, so that an endless line needs no endless memory."""
-PART = 1 << 13
+PART = 1 << 12
 """Characters of a document where one file is one text: so many that its parts lose little by being apart, so few that a
 tenth of them can be held out of a megabyte."""
 LONGEST = 1 << 26
