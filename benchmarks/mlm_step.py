@@ -33,6 +33,7 @@ from selftaught.encoders import EncoderConfig, build
 from selftaught.encoders.precision import fast_bf16
 from selftaught.encoders.transformers_models import MaskedHead, describe
 from selftaught.modality.text import TextModality, Tokenizer
+from selftaught.modality.text.mask import hide
 from selftaught.modality.text.tokenizer import SPECIAL
 from selftaught.pretext.mlm import MLM
 from selftaught.train.config import TrainConfig
@@ -132,7 +133,8 @@ def difference(batch: int) -> float:
     for step in range(8):
         inputs = Batch(ours.texts.next(), torch.arange(batch), seed=0, step=step)
         with torch.no_grad():
-            text, shown, chosen = task.hide(inputs)
+            text = task.modality.plain(inputs)
+            shown, chosen = hide(task.modality, text, inputs, task.config)
             labels = torch.where(chosen, text.ids, -100)
             theirs = model(input_ids=shown.ids, attention_mask=shown.valid.long(), labels=labels).loss
             worst = max(worst, abs(float(task(inputs).loss) - float(theirs)))

@@ -18,6 +18,7 @@ from selftaught.batch import Batch
 from selftaught.data.texts import from_list
 from selftaught.encoders import build
 from selftaught.modality.text import TextModality, Tokenizer
+from selftaught.modality.text.mask import hide
 from selftaught.pretext.mlm import MLM
 from selftaught.workflow.kinds.texts import Texts
 from tests import runs
@@ -114,6 +115,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(run: Path, data: Path, tmp_path:
         (("--pretext", "mlm", "--set", "text.vocabulary=5"), "vocabulary 5 is below 300"),
         (("--pretext", "mlm", "--set", "image.size=5"), "setting 'image.size' is for image data"),
         (("--pretext", "mlm", "--set", "text.vocab=5"), "text.vocab"),
+        (("--pretext", "mlm", "--set", "pretext.order=both"), "pretext.order"),
     ],
 )
 def test_bad_requests(words: tuple[str, ...], message: str, data: Path, tmp_path: Path) -> None:
@@ -208,7 +210,8 @@ def test_a_checkpoint_of_transformers_is_continued(run: Path, data: Path, tmp_pa
     encoder_config = Texts().encoder(str(folder), 32, source, TextModality(tokenizer, 32))
     task = MLM(build(encoder_config), TextModality(tokenizer, 32), MLM.Config()).eval()
     inputs = task.modality.inputs([text for text, _ in english()][:8])
-    _, shown, chosen = task.hide(Batch(inputs, torch.arange(8), seed=0, step=0))
+    batch = Batch(inputs, torch.arange(8), seed=0, step=0)
+    shown, chosen = hide(task.modality, task.modality.plain(batch), batch, task.config)
     with torch.no_grad():
         mine = task.head(task.encoder(shown).tokens[chosen], task.encoder.embeddings)
         expected = theirs(input_ids=shown.ids, attention_mask=shown.valid.long()).logits[chosen]

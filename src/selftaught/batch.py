@@ -17,7 +17,7 @@ class Batch:
 
     inputs: tensors of one kind of data, first dimension B. Images: `pixels` uint8 [B, C, H, W], each picture in the
         upper left corner of a canvas, and `size` int64 [B, 2], its true height and width. Text: `ids` int64 [B, L],
-        `length` int64 [B] and `starts` bool [B, L] (see `TextModality`).
+        `length` int64 [B], `starts` bool [B, L] and `document` int64 [B] (see `TextModality`).
     index: int64 [B], each sample's position in its source: its identity, whatever batch it comes in.
     seed, step: with `index`, the key of every random draw made for this batch.
     labels: int64 [B] or None; -1 where unknown. Only supervised tasks may read it.
@@ -51,11 +51,13 @@ class Batch:
 
 class Tokens(NamedTuple):
     """What an encoder of text reads: ids int64 [B, L]; valid bool [B, L], real tokens, the first of each row; starts bool
-    [B, L], which of them begin a word."""
+    [B, L], which of them begin a word; segments int64 [B, L], 0 or 1: which of two texts a token is of, or None where
+    there is one text only."""
 
     ids: Tensor
     valid: Tensor
     starts: Tensor
+    segments: Tensor | None = None
 
 
 class Encoded(NamedTuple):

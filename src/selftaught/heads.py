@@ -1,4 +1,4 @@
-"""Heads between an encoder and a loss: the projection and prediction MLPs of the contrastive and distilling pretexts."""
+"""Heads between an encoder and a loss: the MLPs of the contrastive and distilling pretexts, BERT's for pairs of texts."""
 
 from itertools import pairwise
 from typing import Literal
@@ -52,6 +52,21 @@ class ProjectionHead(nn.Sequential):
     def forward(self, features: Float[Tensor, "b width"]) -> Float[Tensor, "b out"]:
         """Projections, not normalised to unit length: the losses do that."""
         return super().forward(features)
+
+
+class PairHead(nn.Module):
+    """BERT's head for two texts in one sequence: the first token's encoding, dense and tanh, to two logits."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense, self.out = nn.Linear(width, width), nn.Linear(width, 2)
+        for layer in (self.dense, self.out):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens: Float[Tensor, "b l width"]) -> Float[Tensor, "b 2"]:
+        """Logits of "as in the document" and "not"."""
+        return self.out(self.dense(tokens[:, 0]).tanh())
 
 
 def _normalisation(norm: Norm, width: int, affine: bool) -> list[nn.Module]:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from selftaught.batch import Batch
+from selftaught.batch import Batch, Tokens
 from selftaught.encoders.transformers_models import MaskedHead
 from selftaught.errors import UserError
+from selftaught.modality.text.mask import Hidden, hide
 from selftaught.pretext.mlm import MLM
 from tests.contracts.conftest import batch_of, make
 
@@ -17,6 +18,12 @@ from tests.contracts.conftest import batch_of, make
 @pytest.fixture
 def batch() -> Batch:
     return batch_of("mlm")
+
+
+def shown(task: MLM, batch: Batch) -> tuple[Tokens, Hidden]:
+    """The texts, and what the task hides of them."""
+    text = task.modality.plain(batch)
+    return text, hide(task.modality, text, batch, task.config)
 
 
 def theirs(task: MLM) -> BertForMaskedLM:
@@ -33,12 +40,12 @@ def theirs(task: MLM) -> BertForMaskedLM:
 def test_loss_and_gradients_are_those_of_bert(batch: Batch) -> None:
     task = make("mlm").eval()
     assert isinstance(task, MLM)
-    text, shown, chosen = task.hide(batch)
+    text, (left, chosen) = shown(task, batch)
     loss = task(batch).loss
     loss.backward()
     model = theirs(task)
     labels = torch.where(chosen, text.ids, -100)
-    expected = model(input_ids=shown.ids, attention_mask=shown.valid.long(), labels=labels).loss
+    expected = model(input_ids=left.ids, attention_mask=left.valid.long(), labels=labels).loss
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     expected.backward()
     mine, other = dict(task.encoder.model.named_parameters()), dict(model.bert.named_parameters())
@@ -50,8 +57,8 @@ def test_loss_is_the_formula(batch: Batch) -> None:
     """Mean over hidden tokens of minus log softmax at the token that was there."""
     task = make("mlm").eval()
     assert isinstance(task, MLM)
-    text, shown, chosen = task.hide(batch)
-    hidden = task.encoder(shown).tokens.double()
+    text, (left, chosen) = shown(task, batch)
+    hidden = task.encoder(left).tokens.double()
     total, n = 0.0, 0
     for row, column in chosen.nonzero().tolist():
         h = torch.nn.functional.gelu(task.head.dense.double()(hidden[row, column]))
@@ -67,8 +74,8 @@ def test_only_hidden_tokens_are_changed_and_one_at_least_is(batch: Batch) -> Non
     for words in (False, True):
         task = make("mlm", words=words, mask=0.01)
         assert isinstance(task, MLM)
-        text, shown, chosen = task.hide(batch)
-        assert torch.equal(shown.ids[~chosen], text.ids[~chosen])
+        text, (left, chosen) = shown(task, batch)
+        assert torch.equal(left.ids[~chosen], text.ids[~chosen])
         if not words:
             assert (chosen.sum(1) == 1).all()
 

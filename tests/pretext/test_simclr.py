@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from selftaught.batch import Batch
-from tests.contracts.conftest import make
+from selftaught.pretext.simclr import SimCLR
+from tests.contracts.conftest import batch_of, make
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
@@ -43,3 +44,19 @@ def test_the_two_views_of_a_sample_differ(batch: Batch) -> None:
     assert not torch.equal(one, two)
     again = task.modality.view(dataclasses.replace(batch), task.view, 1)
     assert torch.equal(one, again)
+
+
+def test_two_crops_of_a_text_are_views_as_those_of_a_picture(batch: Batch) -> None:
+    """The same file serves texts: the formula on views of different lengths, padded together."""
+    texts = batch_of("mlm")
+    like = make("mlm")
+    task = SimCLR(like.encoder, like.modality, SimCLR.Config(temperature=0.2, view={"crop": [0.3, 0.7]})).eval()
+    loss = task(texts).loss
+    views = [task.modality.view(texts, task.view, stream) for stream in (1, 2)]
+    assert views[0].ids.shape != views[1].ids.shape
+    z = torch.cat([task.head(task.encoder(v).pooled) for v in views])
+    z = torch.nn.functional.normalize(z.double())
+    logits = (z @ z.T / 0.2).fill_diagonal_(-math.inf)
+    target = torch.arange(2 * len(texts)).roll(len(texts))
+    expected = torch.nn.functional.cross_entropy(logits, target)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

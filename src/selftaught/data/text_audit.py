@@ -115,11 +115,16 @@ def scripts(text: str) -> dict[str, float]:
 def text_offers(found: TextAudit) -> dict[str, tuple[bool, str]]:
     """Whether the corpus has what a pretext task may want of it (`Pretext.wants`), and what it has.
 
-    documents: a hundred different ones. words: half of them at least eight words, or 16 characters, long.
+    documents: a hundred different ones. variety: a few hundred, to tell apart. words: half of them at least eight words,
+    or 16 characters, long.
     """
     unique = found.samples - found.exact_extra
     long_enough = found.words >= 8 or found.length[1] >= 16
     return {
         "documents": (unique >= 100, f"{unique} different documents" + ("" if unique >= 100 else "; 100 are needed")),
+        "variety": (
+            unique >= 300,
+            f"{unique} different documents" + ("" if unique >= 300 else "; contrast needs a few hundred"),
+        ),
         "words": (long_enough, f"{found.length[1]} characters in the median document"),
     }

@@ -21,11 +21,11 @@ Progress = Callable[[int, int], None]
 
 
 class TokenSource(Source):
-    """Sequences of token ids. fetch gives "ids" int64 [B, L] (0 beyond a row's end), "length" int64 [B] and "starts" bool
-    [B, L], which tokens begin a word.
+    """Sequences of token ids. fetch gives "ids" int64 [B, L] (0 beyond a row's end), "length" int64 [B], "starts" bool
+    [B, L], which tokens begin a word, and "document" int64 [B], of which document each sequence is a piece.
 
     bounds: int64 [N, 2], where each sequence lies in `ids` and `starts`. limit: tokens of a sequence that are fetched.
-    lengths: int64 [N], all of them.
+    document: int64 [N]; None: each sequence is a document. lengths: int64 [N], all tokens of each.
     """
 
     kind = "text"
@@ -42,8 +42,10 @@ class TokenSource(Source):
         labels: np.ndarray | None,
         classes: list[str],
         skipped: list[Skipped],
+        document: np.ndarray | None = None,
     ) -> None:
         self._ids, self._starts, self._bounds, self._limit = ids, starts, bounds, limit
+        self._document = np.arange(len(bounds)) if document is None else document
         self.names, self.hashes, self.labels, self.classes, self.skipped = names, hashes, labels, classes, skipped
         self.lengths = bounds[:, 1] - bounds[:, 0]
 
@@ -63,6 +65,7 @@ class TokenSource(Source):
             "ids": torch.from_numpy(ids),
             "length": torch.from_numpy(length.astype(np.int64)),
             "starts": torch.from_numpy(starts),
+            "document": torch.from_numpy(self._document[index]),
         }
 
     def subset(self, index: np.ndarray) -> "TokenSource":
@@ -119,6 +122,7 @@ class TokenSource(Source):
             labels=None if self.labels is None else self.labels[rows],
             classes=self.classes,
             skipped=self.skipped,
+            document=self._document[rows],
         )
 
 

@@ -57,6 +57,7 @@ class Encoder(nn.Module):
     abilities: what a pretext task may ask for beyond `forward(inputs)`:
         "keep": `forward(inputs, keep)` with keep int64 [B, K] encodes only those tokens, so that masked tokens cost
         nothing; `grid` (rows, columns) and `patch` (side in pixels) are then set.
+        "bidirectional": a token's encoding depends on the whole text.
         "masked_head": `masked_head()` makes what predicts hidden tokens, and `embeddings` [V, D] is the table it is tied to.
         "causal": a token's encoding depends on it and those before it alone; `embeddings` as above, and `follow(ids, memory)`
         encodes further tokens of a text.

@@ -132,13 +132,14 @@ AttentionInterface.register(_PACKED, _attend)
 class TransformersEncoder(Encoder):
     """A transformers model that reads tokens: pooled is the mean over them.
 
-    abilities: "masked_head" (`masked_head` gives what predicts hidden tokens) of those that see a whole text, "causal" of
-    those in which a token sees what lies before it alone.
+    abilities: "causal" of those in which a token sees what lies before it alone; the others are "bidirectional" and have a
+    "masked_head" (see Encoder.abilities).
     """
 
     def __init__(self, config: EncoderConfig, model: Any) -> None:
         super().__init__()
-        self.abilities = frozenset({"causal" if model.config.model_type == "gpt2" else "masked_head"})
+        causal = model.config.model_type == "gpt2"
+        self.abilities = frozenset({"causal"} if causal else {"bidirectional", "masked_head"})
         self.config, self.model = config, model
         self.width = self.token_width = int(model.config.hidden_size)
         self.depth = int(model.config.num_hidden_layers) + 1
@@ -159,8 +160,15 @@ class TransformersEncoder(Encoder):
             return Encoded(tokens, tokens.mean(1), valid)
         packing = Packing(valid.flatten().nonzero()[:, 0], (valid.shape[0], valid.shape[1]), valid)
         at = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
+        # An architecture that knows no segments tells two texts by the [SEP] between them.
+        known = inputs.segments is not None and getattr(self.model.config, "type_vocab_size", 0) > 1
+        segments = {"token_type_ids": inputs.segments[valid][None]} if known and inputs.segments is not None else {}
         found = self.model(
-            input_ids=inputs.ids[valid][None], position_ids=at[valid][None], packing=packing, use_cache=False
+            input_ids=inputs.ids[valid][None],
+            position_ids=at[valid][None],
+            packing=packing,
+            use_cache=False,
+            **segments,
         ).last_hidden_state
         tokens = packing.spread(found[0])
         count = valid.sum(1, keepdim=True).clamp_min(1)

@@ -1,6 +1,7 @@
 """What every kind of data offers to a pretext task: views of raw samples, and nothing about where they lie."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -26,6 +27,10 @@ class Modality(ABC):
     @abstractmethod
     def plain(self, batch: Batch) -> Any:
         """The view without randomness, for evaluation."""
+
+    @abstractmethod
+    def join(self, views: Sequence[Any]) -> Any:
+        """Views one after the other, as one batch for the encoder."""
 
     @abstractmethod
     def contrastive_view(self) -> Any:

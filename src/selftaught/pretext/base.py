@@ -13,6 +13,7 @@ from selftaught.modality.base import Modality
 
 _ABLE = {
     "keep": "a vit_* encoder, such as vit_micro",
+    "bidirectional": "a bert_* encoder, such as bert_mini",
     "masked_head": "a bert_* encoder, such as bert_mini",
     "causal": "a gpt2* encoder, such as gpt2_mini",
 }
@@ -28,7 +29,8 @@ class Pretext(nn.Module, ABC):
         needs: abilities its encoder must have (see Encoder.abilities).
         wants: what the data should offer, in the words of `data.audit.offers`; `selftaught inspect` says whether it does.
         supervised: whether it reads labels. A contract test changes the labels and demands the same loss otherwise.
-        small_machine: settings that replace the paper's where there is no GPU: published ones are for hundreds of epochs.
+        small_machine: settings that replace the paper's where there is no GPU, by kind of data: published ones are for
+            hundreds of epochs.
         collapses: whether giving all samples one feature could satisfy its loss, so that the watchdog looks for it. Not so
             where hidden tokens are predicted: features of a text's tokens share a large mean, which is no collapse.
         kept: modules beside the encoder that its bundle keeps, {name of the file: attribute}.
@@ -45,7 +47,7 @@ class Pretext(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     wants: ClassVar[frozenset[str]] = frozenset()
     supervised: ClassVar[bool] = False
-    small_machine: ClassVar[dict[str, Any]] = {}
+    small_machine: ClassVar[dict[str, dict[str, Any]]] = {}
     collapses: ClassVar[bool] = True
     kept: ClassVar[dict[str, str]] = {}
     splits_batch: ClassVar[bool] = True

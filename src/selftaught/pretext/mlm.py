@@ -1,46 +1,39 @@
 """Masked language modelling: guess hidden tokens from those around them.
 
 Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding" (arXiv
-1810.04805), section 3.1 and appendix A.1; whole words as in google-research/bert's later release.
+1810.04805), section 3.1 and appendix A.1; whole words as in google-research/bert's later release. With order "nsp" it is
+all of BERT's pretraining, with "sop" that of ALBERT (Lan et al. 2020, arXiv 1909.11942, section 3.1).
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-import torch
-from torch import Tensor
-
-from selftaught.batch import Batch, Step, Tokens
+from selftaught.batch import Batch, Step
 from selftaught.encoders import Encoder
-from selftaught.errors import UserError
+from selftaught.heads import PairHead
 from selftaught.losses.tokens import token_cross_entropy
 from selftaught.modality.text import TextModality
-from selftaught.modality.text.mask import choose, corrupt, how_many
+from selftaught.modality.text.mask import Masking, hide
+from selftaught.modality.text.pairs import pairs
 from selftaught.pretext.base import Pretext
-
-_CHOICE, _SHOWN, _RANDOM = 1, 2, 3  # streams of randomness
 
 
 class MLM(Pretext):
     """Hide a share of the tokens, and predict what they were; logits are made at hidden positions only."""
 
     @dataclass(frozen=True)
-    class Config:
-        """mask: share of a sequence's tokens, special ones counted, that is guessed: max(1, round(mask * length)).
-        keep, random: of those, the shares shown as they are and replaced by any token; the rest becomes [MASK].
-        words: hide whole words.
+    class Config(Masking):
+        """order: "nsp" or "sop": the texts come in pairs, and the first token tells whether B follows A (see pretexts nsp
+        and sop); both losses are added. "none": texts alone.
         """
 
-        mask: float = 0.15
-        keep: float = 0.1
-        random: float = 0.1
-        words: bool = False
+        order: Literal["none", "nsp", "sop"] = "none"
 
     family = "masked"
     paper = "Devlin et al. 2019, arXiv 1810.04805"
     kinds = frozenset({"text"})
-    needs = frozenset({"masked_head"})
+    needs = frozenset({"bidirectional", "masked_head"})
     wants = frozenset({"documents", "words"})
     collapses = False
     kept = {"masked_head": "head"}  # noqa: RUF012
@@ -49,39 +42,29 @@ class MLM(Pretext):
     def __init__(self, encoder: Encoder, modality: TextModality, config: Config) -> None:
         super().__init__(encoder, modality, config)
         self.modality: TextModality
-        for name, value in (("mask", config.mask), ("keep + random", config.keep + config.random)):
-            if not 0 <= value <= 1 or (name == "mask" and value == 0):
-                raise UserError(f"pretext.{name} is {value:g}, but must be a share between 0 and 1")
         self.head = cast(Any, encoder).masked_head()
-
-    def hide(self, batch: Batch) -> tuple[Tokens, Tokens, Tensor]:
-        """(the texts, what is shown of them, which tokens are guessed, bool [B, L])."""
-        c, text = self.config, self.modality.plain(batch)
-        width = text.ids.shape[1]
-        starts = text.starts if c.words else torch.ones_like(text.starts)
-        chosen = choose(
-            self.modality.maskable(text), starts, how_many(text.valid, c.mask), batch.uniform(_CHOICE, width)
-        )
-        tokenizer = self.modality.tokenizer
-        ids = corrupt(
-            *(text.ids, chosen, batch.uniform(_SHOWN, width), batch.uniform(_RANDOM, width)),
-            mask=tokenizer.mask,
-            vocabulary=tokenizer.vocabulary,
-            keep=c.keep,
-            random=c.random,
-        )
-        return text, text._replace(ids=ids), chosen
+        self.order_head = None if config.order == "none" else PairHead(encoder.token_width)
 
     def forward(self, batch: Batch) -> Step:
-        text, shown, chosen = self.hide(batch)
-        hidden = self.encoder(shown).tokens[chosen]
-        logits = self.head(hidden, self.encoder.embeddings)
+        c = self.config
+        pair = None if c.order == "none" else pairs(self.modality, batch, c.order)
+        text = self.modality.plain(batch) if pair is None else pair.tokens
+        shown, chosen = hide(self.modality, text, batch, c)
+        tokens = self.encoder(shown).tokens
+        logits = self.head(tokens[chosen], self.encoder.embeddings)
         target = text.ids[chosen]
         loss = token_cross_entropy(logits, target)
         accuracy = (logits.detach().argmax(1) == target).sum() / max(1, len(target))
-        share = chosen.sum() / text.valid.sum()
-        return Step(loss, {"accuracy": accuracy, "masked": share})
+        metrics = {"accuracy": accuracy, "masked": chosen.sum() / text.valid.sum()}
+        if pair is not None and self.order_head is not None:
+            guess, truth = self.order_head(tokens)[pair.known], pair.label[pair.known]
+            order = token_cross_entropy(guess, truth)
+            right = (guess.detach().argmax(1) == truth).sum() / max(1, len(truth))
+            loss = loss + order
+            metrics |= {"order_loss": order.detach(), "order_accuracy": right}
+        return Step(loss, metrics)
 
     def chance(self, batch_size: int) -> float:
-        """All tokens alike."""
-        return math.log(self.modality.tokenizer.vocabulary)
+        """All tokens alike, both orders alike."""
+        order = 0.0 if self.config.order == "none" else math.log(2)
+        return math.log(self.modality.tokenizer.vocabulary) + order

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import log
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from selftaught.batch import Batch, Step
@@ -47,9 +46,12 @@ class SimCLR(Pretext):
 
     family = "contrastive"
     paper = "Chen et al. 2020, arXiv:2002.05709"
+    kinds = frozenset({"image", "text"})
     wants = frozenset({"variety"})
     # Ten epochs instead of a thousand: sharper similarities and milder crops learn sooner (docs/benchmarks.md).
-    small_machine: ClassVar[dict[str, Any]] = {"temperature": 0.2, "view": {"crop_scale": [0.2, 1.0]}}
+    small_machine: ClassVar[dict[str, dict[str, Any]]] = {
+        "image": {"temperature": 0.2, "view": {"crop_scale": [0.2, 1.0]}}
+    }
     splits_batch = False
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
@@ -61,7 +63,7 @@ class SimCLR(Pretext):
         """Both views go through the encoder together, as in the authors' code, so BatchNorm sees them as one batch."""
         x1 = self.modality.view(batch, self.view, stream=1)
         x2 = self.modality.view(batch, self.view, stream=2)
-        h = self.encoder(torch.cat([x1, x2])).pooled
+        h = self.encoder(self.modality.join([x1, x2])).pooled
         z1, z2 = self.head(h).chunk(2)
         loss, accuracy = nt_xent(z1, z2, self.config.temperature, decoupled=self.config.decoupled)
         return Step(loss, {"accuracy": accuracy})

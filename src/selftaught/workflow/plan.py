@@ -153,7 +153,7 @@ def resolve(
     modality = kind.fit(source, size, split[0], changes.get(kind.name, {}), request.encoder)
     training = kind.training(source, modality, *split, quiet)
     encoder = _encoder(request, kind, size, source, modality, device, task.needs, changes.get("encoder", {}))
-    small = task.small_machine if device == "cpu" else {}
+    small = task.small_machine.get(kind.name, {}) if device == "cpu" else {}
     if small:
         tell(f"no GPU: {request.pretext} starts from its small-machine preset {json.dumps(small)}; --set changes it")
     batch = request.batch or _pick_batch(len(training.train), ranks.world, kind.largest_batch[device])

@@ -1,5 +1,7 @@
 """Pictures: uint8 canvases to normalised float views, a whole batch at a time, on the batch's device."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -122,6 +124,10 @@ class ImageModality(Modality):
         A picture that is exactly size x size is untouched.
         """
         return self._made(batch, View.plain(), torch.zeros(len(batch), DRAWS, device=batch.index.device))
+
+    def join(self, views: Sequence[Float[Tensor, "b c s s"]]) -> Float[Tensor, "n c s s"]:
+        """Views one after the other."""
+        return torch.cat(list(views))
 
     def inputs(self, samples: UInt8[Tensor, "b c h w"]) -> dict[str, Tensor]:
         """A batch's inputs from pictures of one size."""

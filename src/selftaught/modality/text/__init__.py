@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from selftaught.batch import Batch, Tokens
@@ -42,8 +43,8 @@ class TextView:
 class TextModality(Modality):
     """Token sequences [CLS] ... [SEP] of at most `length` tokens.
 
-    A batch's inputs are `ids` int64 [B, L] without special tokens, `length` int64 [B], how many of a row are real, and
-    `starts` bool [B, L], which of them begin a word.
+    A batch's inputs are `ids` int64 [B, L] without special tokens, `length` int64 [B], how many of a row are real,
+    `starts` bool [B, L], which of them begin a word, and `document` int64 [B], which document a row is a piece of.
     """
 
     name = "text"
@@ -114,12 +115,28 @@ class TextModality(Modality):
         for row, x in enumerate(found):
             ids[row, : len(x.ids)] = torch.from_numpy(x.ids)
             starts[row, : len(x.ids)] = torch.from_numpy(x.starts)
-        return {"ids": ids, "length": length, "starts": starts}
+        return {"ids": ids, "length": length, "starts": starts, "document": torch.arange(len(found))}
+
+    def join(self, views: Sequence[Tokens]) -> Tokens:
+        """Views one after the other, all as wide as the widest."""
+        width, pad = max(v.ids.shape[1] for v in views), self.tokenizer.pad
+
+        def joined(parts: list[Tensor], fill: int) -> Tensor:
+            return torch.cat([F.pad(x, (0, width - x.shape[1]), value=fill) for x in parts])
+
+        segments = [v.segments for v in views if v.segments is not None]
+        return Tokens(
+            joined([v.ids for v in views], pad),
+            joined([v.valid for v in views], 0),
+            joined([v.starts for v in views], 0),
+            joined(segments, 0) if len(segments) == len(views) else None,
+        )
 
     def maskable(self, tokens: Tokens) -> Tensor:
-        """The tokens that may be hidden: real and not special, bool [B, L]."""
-        at = torch.arange(tokens.ids.shape[1], device=tokens.ids.device)
-        return (at > 0) & (at < tokens.valid.sum(1, keepdim=True) - 1)
+        """The tokens that may be hidden, bool [B, L]: real ones that are not special, wherever they stand."""
+        t = self.tokenizer
+        special = torch.tensor([t.first, t.last, t.pad, t.mask], device=tokens.ids.device)
+        return tokens.valid & ~torch.isin(tokens.ids, special)
 
     def to_json(self) -> dict[str, object]:
         """Length, size of the vocabulary, and the segmenter where there is one; the tokenizer itself is a file (`files`)."""

@@ -1,8 +1,58 @@
 """Which tokens a masked language model has to guess, and what it is shown in their place."""
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from selftaught.batch import Batch, Tokens
+from selftaught.errors import UserError
+from selftaught.modality.text import TextModality
+
+_CHOICE, _SHOWN, _RANDOM = 1, 2, 3  # streams of randomness
+
+
+@dataclass(frozen=True)
+class Masking:
+    """mask: share of a sequence's tokens, special ones counted, that is hidden: max(1, round(mask * length)).
+    keep, random: of those, the shares shown as they are and replaced by any token; the rest becomes [MASK].
+    words: hide whole words.
+    """
+
+    mask: float = 0.15
+    keep: float = 0.1
+    random: float = 0.1
+    words: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("mask", self.mask), ("keep + random", self.keep + self.random)):
+            if not 0 <= value <= 1 or (name == "mask" and value == 0):
+                raise UserError(f"pretext.{name} is {value:g}, but must be a share between 0 and 1")
+
+
+class Hidden(NamedTuple):
+    """shown: what is left of the texts; chosen bool [B, L]: the tokens to be guessed."""
+
+    shown: Tokens
+    chosen: Tensor
+
+
+def hide(modality: TextModality, text: Tokens, batch: Batch, masking: Masking) -> Hidden:
+    """Hide tokens of the texts; a function of (seed, step, sample)."""
+    tokenizer, width = modality.tokenizer, text.ids.shape[1]
+    starts = text.starts if masking.words else torch.ones_like(text.starts)
+    count = how_many(text.valid, masking.mask)
+    chosen = choose(modality.maskable(text), starts, count, batch.uniform(_CHOICE, width))
+    ids = corrupt(
+        *(text.ids, chosen, batch.uniform(_SHOWN, width), batch.uniform(_RANDOM, width)),
+        mask=tokenizer.mask,
+        vocabulary=tokenizer.vocabulary,
+        keep=masking.keep,
+        random=masking.random,
+    )
+    return Hidden(text._replace(ids=ids), chosen)
 
 
 def how_many(valid: Bool[Tensor, "b l"], share: float) -> Int[Tensor, " b"]:

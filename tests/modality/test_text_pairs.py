@@ -1,0 +1,160 @@
+"""Pairs of texts, row by row against BERT's and ALBERT's rules written out, and their statistics."""
+
+import dataclasses
+
+import pytest
+import torch
+from tests.modality.corpus import CHINESE, english, texts
+
+from selftaught.batch import Batch
+from selftaught.modality.text import TextModality, Tokenizer
+from selftaught.modality.text.pairs import Pairs, cuts, pairs
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module", params=["wordpiece", "bpe", "unigram", "chinese"])
+def modality(request: pytest.FixtureRequest) -> TextModality:
+    kind = "wordpiece" if request.param == "chinese" else request.param
+    return TextModality(Tokenizer.train(texts(), kind, 1000), SIZE)
+
+
+def batch_of(modality: TextModality, samples: list[str], step: int = 0) -> Batch:
+    return Batch(modality.inputs(samples), torch.arange(len(samples)), seed=1, step=step)
+
+
+def parts(modality: TextModality, found: Pairs, row: int) -> tuple[list[int], list[int]]:
+    """The two texts of a row, after a look at what frames them."""
+    t, tokens = modality.tokenizer, found.tokens
+    n = int(tokens.valid[row].sum())
+    ids = tokens.ids[row].tolist()
+    assert tokens.segments is not None
+    segment = tokens.segments[row].tolist()
+    assert n <= SIZE
+    assert tokens.valid[row].tolist() == [i < n for i in range(len(ids))]
+    assert ids[0] == t.first
+    assert ids[n - 1] == t.last
+    assert all(i == t.pad for i in ids[n:])
+    middle = ids.index(t.last)
+    assert segment == [int(middle < i < n) for i in range(len(ids))]
+    assert not modality.maskable(tokens)[row, [0, middle, n - 1]].any()
+    return ids[1:middle], ids[middle + 1 : n - 1]
+
+
+def test_cuts_lie_behind_sentences_where_there_are_any(modality: TextModality) -> None:
+    samples = ["He paid 3.5 euros. It was cheap! Was it?", "no sentence ends here", "好吃。很好！下次再来", "word"]
+    inputs = modality.inputs(samples)
+    possible = cuts(modality, inputs["ids"], inputs["starts"], inputs["length"])
+    decode = modality.tokenizer.decode
+    halves = [
+        [
+            decode(inputs["ids"][row, :at].tolist()).replace(" ", "").lower()
+            for at in possible[row].nonzero()[:, 0].tolist()
+        ]
+        for row in range(4)
+    ]
+    assert halves[0] == ["hepaid3.5euros.", "hepaid3.5euros.itwascheap!"]
+    assert halves[1] == ["no", "nosentence", "nosentenceends"]
+    if len(modality.inputs(["。"])["ids"][0]) == 1:
+        assert halves[2] == ["好吃。", "好吃。很好！"]
+    assert halves[3] == [] or not possible[3, 0]
+
+
+def test_sop_swaps_half_of_the_consecutive_parts(modality: TextModality) -> None:
+    samples = [text for text, _ in english()][:100] + list(CHINESE)
+    swapped = known = 0
+    for step in range(6):
+        batch = batch_of(modality, samples, step)
+        found = pairs(modality, batch, "sop")
+        for row in range(len(samples)):
+            one, two = parts(modality, found, row)
+            if not found.known[row]:
+                assert two == []
+                assert found.label[row] == 0
+                continue
+            ids = batch.inputs["ids"][row, : len(one) + len(two)].tolist()
+            assert ids == (two + one if found.label[row] else one + two)
+            assert one
+            assert two
+        swapped += int(found.label.sum())
+        known += int(found.known.sum())
+    assert known > 500
+    assert abs(swapped / known - 0.5) < 4 * (0.25 / known) ** 0.5
+
+
+def test_nsp_takes_half_of_the_second_parts_from_other_documents(modality: TextModality) -> None:
+    samples = [text for text, _ in english()][:101]  # odd: the last has no partner
+    other = able = 0
+    for step in range(6):
+        batch = batch_of(modality, samples, step)
+        found = pairs(modality, batch, "nsp")
+        ids = batch.inputs["ids"]
+        text = ["".join(f"<{i}>" for i in row) for row in ids.tolist()]
+        for row in range(len(samples)):
+            one, two = parts(modality, found, row)
+            source = row ^ 1 if found.label[row] else row
+            assert "".join(f"<{i}>" for i in one) in text[row]
+            assert "".join(f"<{i}>" for i in two) in text[source]
+            if not found.label[row]:  # unchanged: it fits already
+                assert ids[row, : len(one) + len(two)].tolist() == one + two
+        assert torch.equal(found.label[:-1:2], found.label[1::2])
+        assert found.label[-1] == 0
+        both = found.known[:-1:2] & found.known[1::2]
+        other += int(found.label[:-1:2].sum())
+        able += int(both.sum())
+    assert abs(other / able - 0.5) < 4 * (0.25 / able) ** 0.5
+
+
+def test_pieces_of_one_document_are_never_called_strangers(modality: TextModality) -> None:
+    batch = batch_of(modality, [text for text, _ in english()][:64])
+    batch = dataclasses.replace(batch, inputs={**batch.inputs, "document": torch.zeros(64, dtype=torch.int64)})
+    assert pairs(modality, batch, "nsp").label.sum() == 0
+
+
+def test_a_pair_that_is_too_long_is_cut_as_bert_cuts_it() -> None:
+    """The longer part loses one token at a time, at its front or back."""
+    from selftaught.modality.text.pairs import _fitting, _Part
+
+    n, room = 4000, 13
+    lengths = torch.randint(1, 14, (2, n), generator=torch.Generator().manual_seed(0))
+    batch = Batch({}, torch.arange(n), seed=0, step=0)
+    rows = torch.arange(n)
+    begin = torch.full((n,), 100)
+    a, b = _fitting(batch, _Part(rows, begin, lengths[0]), _Part(rows, begin, lengths[1]), room)
+    front = lost = 0
+    for i in range(n):
+        x, y = lengths[:, i].tolist()
+        while x + y > room:
+            if x > y:
+                x -= 1
+            else:
+                y -= 1
+        assert (int(a.length[i]), int(b.length[i])) == (x, y)
+        for part, before in ((a, lengths[0]), (b, lengths[1])):
+            here, gone = int(part.begin[i]) - 100, int(before[i] - part.length[i])
+            assert 0 <= here <= gone
+            front += here
+            lost += gone
+    assert abs(front / lost - 0.5) < 4 * (0.25 / lost) ** 0.5
+
+
+def test_a_tenth_is_shortened_and_a_row_depends_on_its_own_key(modality: TextModality) -> None:
+    samples = ["word " * 40] * 2000
+    batch = batch_of(modality, samples)
+    length = pairs(modality, batch, "sop").tokens.valid.sum(1)
+    full = (length == SIZE).float().mean().item()
+    assert abs(full - 0.9) < 0.03
+    assert length.min() >= 4  # a part of one word cannot be cut: it stays alone
+    alone = Batch({k: v[7:8] for k, v in batch.inputs.items()}, batch.index[7:8], seed=1, step=0)
+    one, all_of_them = pairs(modality, alone, "sop"), pairs(modality, batch, "sop")
+    width = one.tokens.ids.shape[1]
+    assert torch.equal(one.tokens.ids[0], all_of_them.tokens.ids[7, :width])
+    assert one.label[0] == all_of_them.label[7]
+
+
+def test_texts_without_tokens_have_no_pair(modality: TextModality) -> None:
+    for samples in (["", ""], ["", "One. Two."]):
+        for order in ("nsp", "sop"):
+            found = pairs(modality, batch_of(modality, samples), order)
+            assert not found.known[0]
+            assert found.tokens.valid[0].sum() == 2
