@@ -143,7 +143,9 @@ def _facts(loaded: bundle.Bundle, sample: Sample, index: np.ndarray, found: meas
     tokenizer: Any = loaded.modality.tokenizer  # type: ignore[attr-defined]
     counts = sample.whole.counts(index, tokenizer.vocabulary)
     texts = list(sample.source.texts(index[:_LEAST], 2000))
-    exact = all(tokenizer.decode(one.ids.tolist()) == text for text, one in zip(texts, tokenizer.encode(texts), strict=True))
+    exact = all(
+        tokenizer.decode(one.ids.tolist()) == text for text, one in zip(texts, tokenizer.encode(texts), strict=True)
+    )
     return {
         "documents": len(index),
         "tokens": int(found.tokens.sum()),
