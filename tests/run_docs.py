@@ -62,6 +62,30 @@ def texts(folder: Path) -> None:
     (folder / "reviews.csv").write_text("label,review\n" + "\n".join(rows) + "\n", "utf-8")
 
 
+def pairs(folder: Path) -> None:
+    """`pairs.csv` and `pairs-test.csv`: sentences and their translations; `sentences.txt`: those of both languages."""
+    nouns = {
+        "dog": "Hund",
+        "cat": "Kater",
+        "man": "Mann",
+        "ball": "Ball",
+        "tree": "Baum",
+        "car": "Wagen",
+        "boat": "Kahn",
+    }
+    verbs = {"sees": "sieht", "likes": "mag", "takes": "nimmt", "finds": "findet"}
+    rows = [
+        (f"The {a} {v} the {b}.", f"Der {nouns[a]} {verbs[v]} den {nouns[b]}.")
+        for a in nouns
+        for v in verbs
+        for b in nouns
+    ]
+    for name, part in (("pairs.csv", [r for i, r in enumerate(rows) if i % 5]), ("pairs-test.csv", rows[::5])):
+        (folder / name).write_text("source,target\n" + "".join(f"{a},{b}\n" for a, b in part), "utf-8")
+        if name == "pairs.csv":
+            (folder / "sentences.txt").write_text("".join(f"{a}\n{b}\n" for a, b in part), "utf-8")
+
+
 def shortened(line: str) -> str:
     for pattern, replacement in BUDGETS:
         line = re.sub(pattern, replacement, line)
@@ -99,6 +123,7 @@ def main(names: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             pictures(Path(folder))
             texts(Path(folder))
+            pairs(Path(folder))
             count = run(Path(name).resolve(), Path(folder))
             if not count:
                 sys.exit(f"{name}: no command was found; the check would prove nothing")

@@ -1,8 +1,11 @@
 """The benchmark that needs a card is run here without one, tiny: its figures mean nothing, its paths are the same."""
 
+import gzip
+import io
 import math
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,36 @@ def test_gpu_benchmark_yields_every_row_on_a_cpu(monkeypatch: pytest.MonkeyPatch
     for row in rows.values():
         assert set(row) == {"name", "unit", "ours", "peer", "ratio"}
         assert (row["ratio"] is None) == (row["peer"] is None or row["ours"] is None)
+
+
+def test_translation_benchmark_reads_its_tar_and_joins_seeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import translate
+
+    tar = tmp_path / "pairs.tar"
+    with tarfile.open(tar, "w") as archive:
+        for part in translate.PARTS:
+            for end in ("en", "de"):
+                data = gzip.compress(f"{part} {end}\n".encode())
+                member = tarfile.TarInfo(f"multi30k/{part}.{end}.gz")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    translate.unpack(tar, tmp_path / "out")
+    assert (tmp_path / "out" / "val.de").read_text() == "val de\n"
+    assert [p.name for p in sorted((tmp_path / "out" / "mono").iterdir())] == ["train.de.txt", "train.en.txt"]
+    rows = [
+        {"pairs": 9, "metric": m, "features": f, "value": v + seed, "low": v + seed - 1, "high": v + seed + 2}
+        | {"seed": seed, "steps": 5}
+        for seed in (0, 1)
+        for m, v in (("bleu", 10.0), ("chrf", 30.0))
+        for f in ("pretrained", "from_scratch", "difference")
+    ]
+    alone = translate.summary(rows[:6])[0]
+    assert (alone["value"], alone["low"], alone["high"]) == (10.0, 9.0, 12.0)
+    both = translate.summary(rows)[0]
+    assert both["value"] == 10.5
+    assert both["low"] < 9.5 < 12.5 < both["high"]
+    assert "| 9 | 5 | from scratch | 10.5 [" in translate.markdown(translate.summary(rows))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")

@@ -77,7 +77,8 @@ def evaluate(
 
     Args:
         run: Run folder or encoder bundle.
-        data: Labelled data (texts of clm or mlm: any); only samples pretraining never saw are tested.
+        data: Labelled data, unlabelled text for clm and mlm (only samples that pretraining never saw are tested), or
+            pairs of texts with a score (similarity) or without one (retrieval).
         train: Labelled data for the probes; default: the rest of DATA.
         labels: Shares of the labels (up to 1), or labels per class (above 1).
         against: Off-the-shelf encoders: timm:NAME, hf:REPO or a bundle's folder.
@@ -87,7 +88,10 @@ def evaluate(
         quiet: Print nothing.
     """
     from selftaught.workflow.evaluate import evaluate as do
+    from selftaught.workflow.similarity import evaluate_pairs, is_pairs
 
+    if is_pairs(data):
+        return evaluate_pairs(Path(run), data, tuple(against), seed, device, quiet)
     return do(Path(run), data, train, tuple(map(float, labels)), tuple(against), draws, seed, device, quiet)
 
 
@@ -95,6 +99,7 @@ def finetune(
     run: Path,
     data: Any,
     *,
+    task: str = "classify",
     test: Any = None,
     mode: str = "full",
     labels: float = 1.0,
@@ -108,31 +113,34 @@ def finetune(
     set: Sequence[str] = (),
     quiet: bool = False,
 ) -> Path:
-    """Train a classifier on few labels, beside one from scratch with the same budget.
+    """Train a classifier or translator on few labels, beside one from scratch with the same budget.
 
     Args:
         run: Run folder or encoder bundle.
-        data: Labelled data.
+        data: Labelled data; to translate, pairs (TABLE or PREFIX?source=en&target=de).
+        task: classify or translate.
         test: Labelled data to test on; default: samples of DATA pretraining never saw.
         mode: full, head (encoder frozen) or lastK (head and last K blocks).
-        labels: Share of the labels (up to 1), or labels per class (above 1).
+        labels: Share of the labels (up to 1), or labels per class or pairs (above 1).
         epochs: Budget in passes over the labelled samples.
         batch: Samples a step.
         lr: Peak learning rate.
         scratch: Train from random initialisation as well, for comparison.
-        out: Folder of the classifier; default RUN/finetune-MODE-LABELS.
+        out: Folder of the model; default RUN/finetune-MODE-LABELS (or translate-...).
         seed: Key of all randomness.
         device: auto, cpu or cuda.
-        set: More settings, such as optim.layer_decay=0.75.
+        set: More settings, such as optim.layer_decay=0.75 or task.beam=1.
         quiet: Say nothing while running.
     """
+    from selftaught.workflow.finetune import Budget
     from selftaught.workflow.finetune import finetune as do
 
-    return do(Path(run), data, test, mode, labels, epochs, batch, lr, scratch, out, seed, device, tuple(set), quiet)
+    budget = Budget(mode, labels, epochs, batch, lr, seed, tuple(set))
+    return do(Path(run), data, test, task, budget, scratch, out, device, quiet)
 
 
 def predict(run: Path, data: Any, *, out: Path | None = None, device: str = "auto", quiet: bool = False) -> Path:
-    """Predict classes with a fine-tuned classifier; writes a CSV of name, class, probability.
+    """Predict with what finetune made; writes name, class, probability, or name, source, translation.
 
     Args:
         run: Folder that finetune made.
@@ -141,7 +149,7 @@ def predict(run: Path, data: Any, *, out: Path | None = None, device: str = "aut
         device: auto, cpu or cuda.
         quiet: Say nothing while running.
     """
-    from selftaught.workflow.finetune import predict as do
+    from selftaught.workflow.predict import predict as do
 
     return do(Path(run), data, out or Path("predictions.csv"), device, quiet)
 

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -93,10 +94,8 @@ def documents(
     """The documents of files, in order. single: the one file that was named, rather than a folder's; labels: of files."""
     for i, (file, name) in enumerate(zip(files, names, strict=True)):
         try:
-            if file.suffix.lower() in TABLES:
-                found = _table(file, plan)
-            elif file.suffix.lower() == ".jsonl":
-                found = _jsonl(file, plan)
+            if file.suffix.lower() in TABLES | {".jsonl"}:
+                found = rows(file, plan)
             else:
                 split = plan.split or (_usual_split(file, say) if single else "file")
                 found = _parts(file, name) if single and split == "file" else _plain(file, name, split)
@@ -189,6 +188,35 @@ def _lines(file: Path) -> Iterator[tuple[int, str | None]]:
             number += ends
     if carried:
         yield number, carried
+
+
+def whole_lines(file: Path) -> Iterator[tuple[int, str | None]]:
+    """(number, line) of a text file, blank ones too; None for one that its encoding does not allow or longer than CUT."""
+    for number, pieces in itertools.groupby(_lines(file), key=lambda piece: piece[0]):
+        held: list[str] | None = []
+        for _, piece in pieces:
+            if held is None or piece is None or sum(map(len, held)) + len(piece) > CUT:
+                held = None
+            else:
+                held.append(piece)
+        yield number, None if held is None else "".join(held)
+
+
+def rows(file: Path, plan: Plan) -> Iterator[Document]:
+    """The rows of a table or of a file of JSON lines. Raises UserError where there is no text column."""
+    return _jsonl(file, plan) if file.suffix.lower() == ".jsonl" else _table(file, plan)
+
+
+def columns(file: Path) -> list[str]:
+    """The columns of a table, or the fields of the first of its JSON lines; empty where it cannot be read."""
+    if file.suffix.lower() != ".jsonl":
+        return _columns(file)
+    try:
+        with file.open("rb") as stream:
+            first = json.loads(next((x for x in _short_lines(stream) if x and x.strip()), b"{}"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return list(first) if isinstance(first, dict) else []
 
 
 def _usual_split(file: Path, say: Callable[[str], None]) -> str:

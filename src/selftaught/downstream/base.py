@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from selftaught.batch import Batch, Step
 from selftaught.encoders import Encoder
@@ -12,23 +12,40 @@ from selftaught.modality.base import Modality
 
 
 class Downstream(nn.Module, ABC):
-    """An encoder, a head for the task, and the supervised loss; trained by the same loop as pretext tasks."""
+    """An encoder, a head for the task, and the supervised loss; trained by the same loop as pretext tasks.
+
+    config: frozen dataclass of the task's settings. mode: what of the encoder is trained (see `freeze`).
+    """
 
     splits_batch: ClassVar[bool] = True
     supervised: ClassVar[bool] = True
+    config: Any
 
-    def __init__(self, encoder: Encoder, modality: Modality) -> None:
+    def __init__(self, encoder: Encoder, modality: Modality, mode: str) -> None:
         super().__init__()
         self.encoder = encoder
         self.modality = modality
+        self.frozen = freeze(encoder, mode)
 
     @abstractmethod
     def forward(self, batch: Batch) -> Step:
         """Loss and metrics of a labelled batch."""
 
     @abstractmethod
-    def predict(self, batch: Batch) -> Tensor:
+    def predict(self, batch: Batch) -> Any:
         """Predictions for a batch, without randomness."""
+
+    def train(self, mode: bool = True) -> "Downstream":
+        """Frozen layers stay in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def layer_of(self, name: str) -> int:
+        """Depth of the parameter called `name` for layer-wise decay; the head is as deep as the encoder's output."""
+        within = name.removeprefix("encoder.")
+        return self.encoder.depth if within == name else self.encoder.layer_of(within)
 
     def after_step(self, progress: float) -> None:  # the loop calls it for every task
         """Nothing to do after a step."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from selftaught.batch import Batch, Step
-from selftaught.downstream.base import Downstream, freeze
+from selftaught.downstream.base import Downstream
 from selftaught.encoders import Encoder
 from selftaught.modality.base import Modality
 
@@ -24,17 +24,9 @@ class Classify(Downstream):
         smoothing: float = 0.0
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
-        super().__init__(encoder, modality)
+        super().__init__(encoder, modality, config.mode)
         self.config = config
         self.head = nn.Linear(encoder.width, config.classes)
-        self.frozen = freeze(encoder, config.mode)
-
-    def train(self, mode: bool = True) -> "Classify":
-        """Frozen layers stay in evaluation mode."""
-        super().train(mode)
-        for module in self.frozen:
-            module.eval()
-        return self
 
     def forward(self, batch: Batch) -> Step:
         assert batch.labels is not None

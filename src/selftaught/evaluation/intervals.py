@@ -1,5 +1,6 @@
 """95 % intervals for accuracies measured on a finite test part with labelled sets drawn at random."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -60,16 +61,28 @@ def difference(a: Bool[Tensor, "draws n"], b: Bool[Tensor, "draws n"], *, seed: 
 def ratio(total: Float[Tensor, " n"], weight: Float[Tensor, " n"], *, seed: int = 0) -> Interval:
     """sum(total) / sum(weight) over n documents, and its 95 % interval: a percentile bootstrap that draws whole documents,
     because the tokens of one are not independent. A function of `seed`."""
-    both, n = torch.stack([total, weight], 1).double().cpu(), len(total)
-    found = []
+    both = torch.stack([total, weight], 1).double().cpu()
     with one_thread(0):
-        for rows in torch.arange(RESAMPLES).split(max(1, _CHUNK // n)):
-            samples = (rng.uniform(rng.fold(seed, 1), rows, n).double() * n).long()
-            sums = torch.zeros(len(rows), n, dtype=torch.float64)
-            sums = sums.scatter_add_(1, samples, torch.ones_like(samples, dtype=torch.float64)) @ both
-            found.append(sums[:, 0] / sums[:, 1])
-    low, high = np.quantile(torch.cat(found).numpy(), [0.025, 0.975])
+        sums = torch.cat([count @ both for count in resamples(len(both), seed)])
+    low, high = np.quantile((sums[:, 0] / sums[:, 1]).numpy(), [0.025, 0.975])
     return Interval(float(both[:, 0].sum() / both[:, 1].sum()), float(low), float(high))
+
+
+def resamples(n: int, seed: int = 0) -> Iterator[Float[Tensor, "k n"]]:
+    """How often each of n samples is in each of 1000 resamples with replacement, some resamples at a time."""
+    for _, samples in _resampled(n, seed):
+        yield _counted(samples, n)
+
+
+def _resampled(n: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Numbers of resamples [k], and the samples [k, n] drawn for each; a function of the seed."""
+    for rows in torch.arange(RESAMPLES).split(max(1, _CHUNK // n)):
+        yield rows, (rng.uniform(rng.fold(seed, 1), rows, n).double() * n).long()
+
+
+def _counted(samples: Tensor, n: int) -> Tensor:
+    count = torch.zeros(len(samples), n, dtype=torch.float64)
+    return count.scatter_add_(1, samples, torch.ones_like(samples, dtype=torch.float64))
 
 
 def _resample(score: Float[Tensor, "draws n"], seed: int) -> np.ndarray:
@@ -79,11 +92,8 @@ def _resample(score: Float[Tensor, "draws n"], seed: int) -> np.ndarray:
     widen = (draws / (draws - 1)) ** 0.5 * float(student.ppf(0.975, draws - 1)) / _Z if draws > 1 else 1.0
     means = []
     with one_thread(0):
-        for rows in torch.arange(RESAMPLES).split(max(1, _CHUNK // n)):
-            samples = (rng.uniform(rng.fold(seed, 1), rows, n).double() * n).long()
-            count = torch.zeros(len(rows), n, dtype=torch.float64)
-            count.scatter_add_(1, samples, torch.ones_like(samples, dtype=torch.float64))
-            per_draw = count @ score.T / n
+        for rows, samples in _resampled(n, seed):
+            per_draw = _counted(samples, n) @ score.T / n
             chosen = (rng.uniform(rng.fold(seed, 2), rows, draws).double() * draws).long()
             centre = per_draw.mean(1)
             means.append(centre + widen * (per_draw.gather(1, chosen).mean(1) - centre))

@@ -126,7 +126,7 @@ class Partial:
         disk.write_json(self.file, {"key": self.key, "rows": self.rows})
 
 
-def _home(run: Path) -> Path:
+def home(run: Path) -> Path:
     """The folder that results go to: the run's, also where its bundle is named."""
     return run.parent if run.name == "encoder" and (run.parent / "recipe.json").is_file() else run
 
@@ -247,7 +247,7 @@ def _probe(
     assert parts.train.labels is not None
     assert parts.test.labels is not None
     question = [loaded.info.get("recipe_hash"), parts.protocol, parts.train.fingerprint, parts.test.fingerprint]
-    partial = Partial(_home(run) / "evaluation.partial.json", digest([*question, labels, against, draws, seed]))
+    partial = Partial(home(run) / "evaluation.partial.json", digest([*question, labels, against, draws, seed]))
     with Meter("probe", 1, quiet=quiet) as meter:
 
         def progress(done: int, total: int) -> None:
@@ -285,7 +285,7 @@ def _probe(
 
 def _keep(run: Path, result: dict[str, Any], parts: Split | None, found: Tensor | None, seed: int, quiet: bool) -> None:
     """Write what was found into the run folder and show it."""
-    folder = _home(run)
+    folder = home(run)
     disk.write_json(folder / "evaluation.json", result)
     (folder / "evaluation.partial.json").unlink(missing_ok=True)
     if parts is not None and found is not None:

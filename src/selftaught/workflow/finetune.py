@@ -1,145 +1,143 @@
-"""finetune and predict: a classifier from few labels, beside one trained from scratch on the same budget."""
+"""finetune: a downstream task from few labels, beside one trained from scratch on the same budget."""
 
-import csv
 import math
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file
 
 from selftaught import bundle, disk, rng
 from selftaught.data import Source
-from selftaught.downstream.base import describe
-from selftaught.downstream.classify import Classify
+from selftaught.downstream import Downstream
 from selftaught.encoders import EncoderConfig, build
-from selftaught.errors import UserError
-from selftaught.evaluation.efficiency import draw_labels
-from selftaught.evaluation.features import raw_batches
-from selftaught.evaluation.intervals import bootstrap
 from selftaught.settings import from_json, merged, sections, to_json
 from selftaught.train import checkpoint, distributed
 from selftaught.train.config import TrainConfig
 from selftaught.train.folder import RunFolder
 from selftaught.train.loop import Trainer, fit
 from selftaught.train.order import Order
-from selftaught.train.progress import Meter
-from selftaught.workflow.evaluate import Split, seen_hashes, split
-from selftaught.workflow.kinds import kind_called
-from selftaught.workflow.prepare import (
-    fetcher,
-    open_source,
-    pick_device,
-    pick_precision,
-    pick_threads,
-    positive,
-    say,
-    still_readable,
-)
+from selftaught.workflow.jobs import Job, job_called
+from selftaught.workflow.prepare import fetcher, pick_device, pick_precision, pick_threads, positive, say
 from selftaught.workflow.pretrain import Interrupted
 
-_HEAD = "head.safetensors"
+
+@dataclass(frozen=True)
+class Budget:
+    """What a fine-tuning may cost, as `api.finetune` has it. settings: of `--set`."""
+
+    mode: str
+    labels: float
+    epochs: float
+    batch: int | None
+    lr: float | None
+    seed: int
+    settings: tuple[str, ...] = ()
 
 
 def finetune(
     run: Path,
     data: Any,
     test: Any,
-    mode: str,
-    labels: float,
-    epochs: float,
-    batch: int | None,
-    lr: float | None,
+    task: str,
+    budget: Budget,
     scratch: bool,
     out: Path | None,
-    seed: int,
     device: str,
-    settings: tuple[str, ...],
     quiet: bool,
 ) -> Path:
     """Fine-tune, test, and write finetune.json; returns the folder, which `predict` reads."""
-    positive(labels=labels, epochs=epochs, batch=batch, lr=lr)
-    changes = sections(settings, ("optim", "train"))
+    positive(labels=budget.labels, epochs=budget.epochs, batch=budget.batch, lr=budget.lr)
+    job, seed = job_called(task), budget.seed
+    changes = sections(budget.settings, ("optim", "train", "task"))
+    settings = job.settings(budget.mode, changes.pop("task", {}))
     loaded = bundle.load(run)
     where = pick_device(device)
     torch.set_num_threads(pick_threads())
-    path = out or run / f"finetune-{mode}-{labels:g}"
-    request = {"mode": mode, "labels": labels, "epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
-    request |= {"settings": list(settings), "data": str(data), "recipe_hash": loaded.info.get("recipe_hash")}
-    parts = _parts(run, loaded, data, test, quiet)
-    amount = labels if labels <= 1 else round(labels)
-    assert parts.train.labels is not None
-    drawn = draw_labels(torch.from_numpy(parts.train.labels[parts.train_index]), amount, seed=seed, draw=0)
-    index = parts.train_index[drawn.numpy()]
-    own = {"optim": {"lr": lr} if lr else {}, "train": {"batch": batch} if batch else {}}
-    config = _config(mode, len(index), epochs, seed, where, loaded.encoder.config, merged(own, changes))
-    classes = parts.train.classes
-    rows = []
+    path = out or run / f"{job.folder}-{budget.mode}-{budget.labels:g}"
+    request = {**to_json(budget), "task": task, "data": str(data), "recipe_hash": loaded.info.get("recipe_hash")}
+    parts = job.parts(run, loaded, data, test, quiet)
+    facts = job.facts(parts, settings)
+    index = job.draw(parts, budget.labels, seed)
+    own = {"optim": {"lr": budget.lr} if budget.lr else {}, "train": {"batch": budget.batch} if budget.batch else {}}
+    config = _config(job, budget, len(index), where, loaded.encoder.config, merged(own, changes))
+    rows, found = [], {}
     starts = [("pretrained", path, True)] + ([("from_scratch", path / "scratch", False)] if scratch else [])
     for name, folder, pretrained in starts:
-        start_mode = mode if pretrained else "full"  # a frozen random encoder is no baseline of training
-        task = _task(run, loaded, start_mode, len(classes), seed, pretrained)
-        task = _fit(task, config, parts.train, index, RunFolder(folder), {**request, "start": name}, quiet, name)
-        correct = _correct(task, parts, torch.device(where))
-        value, low, high = bootstrap(correct[None], seed=seed)
-        rows.append(
-            {"measure": f"finetune_{start_mode}", "features": name, "labels": labels, "labels_n": len(index)}
-            | {"metric": "accuracy", "value": value, "low": low, "high": high, "seeds": [seed], "n": len(correct)}
-        )
-        _save(task, folder, classes, loaded.info)
-    result = {"protocol": parts.protocol, "data_hash": parts.test.fingerprint, "rows": rows}
+        mode = budget.mode if pretrained else "full"  # a frozen random encoder is no baseline of training
+        model = _model(job, run, loaded, facts, mode, seed, pretrained)
+        _fit(model, config, parts.train, index, RunFolder(folder), {**request, "start": name}, quiet, name)
+        found[name] = job.measure(model, parts, torch.device(where), quiet)
+        for metric, (value, low, high) in job.figures(found[name], seed).items():
+            rows.append(
+                {"measure": f"finetune_{mode}", "features": name, "labels": budget.labels, "labels_n": len(index)}
+                | {"metric": metric, "value": value, "low": low, "high": high, "seeds": [seed], "n": len(found[name])}
+            )
+        _save(job, model, folder, facts, loaded.info)
+    result: dict[str, Any] = {"protocol": parts.protocol, "data_hash": parts.test.fingerprint, "rows": rows}
+    if scratch:
+        result |= _compared(job, found, seed)
     disk.write_json(path / "finetune.json", result)
     if not quiet:
         from rich.console import Console
 
         from selftaught.reporting import results_table
 
-        Console().print(results_table({**result, "verdict": []}))
+        Console().print(results_table(result))
     return path
 
 
-def _parts(run: Path, loaded: bundle.Bundle, data: Any, test: Any, quiet: bool) -> Split:
-    """With a test set of its own DATA teaches; without one, DATA is split as evaluate splits it."""
-    seen, size = seen_hashes(run), loaded.encoder.config.size
-    parts = split(data, None, seen, size, quiet) if test is None else split(test, data, seen, size, quiet)
-    train, test = (kind_called(s.kind).whole(s, loaded.modality, quiet) for s in (parts.train, parts.test))
-    return replace(parts, train=train, test=test)
+def _compared(job: Job, found: dict[str, Any], seed: int) -> dict[str, Any]:
+    """What pretraining gained over training from scratch, as rows and in words; paired by test sample."""
+    rows, sentences = [], []
+    for metric, (value, low, high) in job.differences(found["pretrained"], found["from_scratch"], seed).items():
+        both = {"features": "pretrained", "against": "from_scratch"}
+        rows.append({"metric": metric, **both, "value": value, "low": low, "high": high})
+        said = (
+            "Pretraining helped"
+            if low > 0
+            else "Pretraining harmed"
+            if high < 0
+            else "No proof that pretraining helped"
+        )
+        gap = f"{value:+.3g} {job.gain[metric]} [{low:+.3g}, {high:+.3g}]"
+        sentences.append(f"{said}: {gap} over training from scratch on the same budget.")
+    return {"differences": rows, "verdict": sentences}
 
 
 def _config(
-    mode: str, n: int, epochs: float, seed: int, device: str, encoder: EncoderConfig, changes: dict[str, Any]
+    job: Job, budget: Budget, n: int, device: str, encoder: EncoderConfig, changes: dict[str, Any]
 ) -> TrainConfig:
-    """Settings for `n` labelled samples: the mode's defaults, and what was asked for."""
+    """Settings for `n` labelled samples: the task's and mode's defaults, and what was asked for."""
     train, optim = changes.get("train", {}), changes.get("optim", {})
     batch = train.get("batch") or min(128, max(8, 2 ** int(math.log2(max(8, n // 4)))), n)
     base = {
-        "steps": max(1, math.ceil(epochs * n / batch)),
+        "steps": max(1, math.ceil(budget.epochs * n / batch)),
         "batch": batch,
-        "seed": seed,
+        "seed": budget.seed,
         "precision": pick_precision(device, encoder),
         "threads": torch.get_num_threads(),
         "device": device,
-        "optim": {**describe(mode), **optim},
+        "optim": {**job.describe(budget.mode), **optim},
     }
     return from_json(TrainConfig, {**base, **train}, "train")
 
 
-def _task(run: Path, loaded: bundle.Bundle, mode: str, classes: int, seed: int, pretrained: bool) -> Classify:
+def _model(
+    job: Job, run: Path, loaded: bundle.Bundle, facts: dict[str, Any], mode: str, seed: int, pretrained: bool
+) -> Downstream:
     if pretrained:
         encoder = bundle.load(run).encoder.requires_grad_(True)
     else:
         encoder = build(loaded.encoder.config.bare(), rng.fold(seed, 11) >> 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold(seed, 12) >> 1)
-        return Classify(encoder, loaded.modality, Classify.Config(classes, mode))
+        return job.build(encoder, loaded.modality, facts, mode)
 
 
 def _fit(
-    task: Classify,
+    task: Downstream,
     config: TrainConfig,
     source: Source,
     index: np.ndarray,
@@ -147,13 +145,12 @@ def _fit(
     request: dict[str, Any],
     quiet: bool,
     what: str,
-) -> Classify:
-    """Train a classifier to the end, from its last checkpoint where there is one."""
+) -> None:
+    """Train a task to the end, from its last checkpoint where there is one."""
     order = Order(len(index), config.batch, config.seed)
     run.claim(request)
     run.begin(request)
-    ranks = distributed.Ranks()
-    trainer = Trainer(task, config, ranks, lambda name: task.encoder.layer_of(name.removeprefix("encoder.")))
+    trainer = Trainer(task, config, distributed.Ranks(), task.layer_of)
     saved, passed = checkpoint.load_last(run.checkpoints)
     for line in passed:
         say(f"passed over: {line}")
@@ -165,59 +162,9 @@ def _fit(
     outcome = fit(trainer, fetcher(source, index, config.seed, labels=True), order, run, (), quiet, what)
     if outcome.stopped_by is not None:
         raise Interrupted(outcome.stopped_by, outcome.steps, config.steps)
-    return task
 
 
-def _probabilities(task: Classify, source: Source, index: np.ndarray, device: torch.device) -> torch.Tensor:
-    task = task.to(device).eval()
-    with torch.inference_mode():
-        return torch.cat([task.predict(batch).cpu() for batch in raw_batches(source, index, device)])
-
-
-def _correct(task: Classify, parts: Split, device: torch.device) -> torch.Tensor:
-    assert parts.test.labels is not None
-    found = _probabilities(task, parts.test, parts.test_index, device).argmax(1)
-    correct = found == torch.from_numpy(parts.test.labels[parts.test_index])
-    return correct[torch.from_numpy(parts.test.readable(parts.test_index))]
-
-
-def _save(task: Classify, folder: Path, classes: list[str], info: dict[str, Any]) -> None:
+def _save(job: Job, task: Downstream, folder: Path, facts: dict[str, Any], info: dict[str, Any]) -> None:
     kept = {k: v for k, v in info.items() if k in ("pretext", "data", "data_hash", "recipe_hash", "seed")}
-    tensors = task.encoder.state_dict()
-    head = {_HEAD: {k: v.detach().cpu().contiguous() for k, v in task.head.state_dict().items()}}
-    bundle.save(folder / "encoder", task.encoder, task.modality, {**kept, "classes": classes}, tensors, head)
-
-
-def predict(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
-    """Classes and probabilities of every sample of `data`, by a fine-tuned classifier."""
-    loaded = bundle.load(run)
-    classes = loaded.info.get("classes")
-    head = bundle.find(run) / _HEAD
-    if not classes or not head.is_file():
-        raise UserError(f"'{run}' holds no classifier; make one with: selftaught finetune {run} DATA")
-    if out.suffix not in (".csv", ".parquet"):
-        raise UserError(f"'{out}' must end in .csv or .parquet")
-    if out.exists():
-        raise UserError(f"'{out}' exists; name another file with --out, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    task = Classify(loaded.encoder, loaded.modality, Classify.Config(len(classes), "head"))
-    task.head.load_state_dict(load_file(head))
-    where = torch.device(pick_device(device))
-    source = open_source(data, loaded.encoder.config.size, quiet)
-    source = kind_called(loaded.modality.name).whole(source, loaded.modality, quiet)
-    with Meter("predict", len(source), quiet=quiet) as meter:
-        probabilities = _probabilities(task, source, np.arange(len(source)), where)
-        meter.update(len(source))
-    here = still_readable(source)
-    best = probabilities[torch.from_numpy(here)].max(1)
-    names = [source.names[i] for i in here.tolist()]
-    found = [classes[i] for i in best.indices.tolist()]
-    with disk.replacing(out) as temporary:
-        if out.suffix == ".parquet":
-            pq.write_table(pa.table({"name": names, "class": found, "probability": best.values.numpy()}), temporary)
-        else:
-            with temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["name", "class", "probability"])
-                writer.writerows((n, c, f"{p:.6f}") for n, c, p in zip(names, found, best.values.tolist(), strict=True))
-    return out
+    own = {job.file: {k: v.detach().cpu().contiguous() for k, v in job.weights(task).items()}}
+    bundle.save(folder / "encoder", task.encoder, task.modality, {**kept, **facts}, task.encoder.state_dict(), own)

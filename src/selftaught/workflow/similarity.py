@@ -1,0 +1,91 @@
+"""evaluate on pairs of texts: similarity where they have scores, else retrieval of each second text by the first."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selftaught import bundle, disk
+from selftaught.data.text_pairs import PairSource, is_pairs, open_pairs
+from selftaught.errors import UserError
+from selftaught.evaluation import similarity
+from selftaught.reporting import results_table
+from selftaught.workflow.evaluate import Split, feature_sets, home, seen_hashes
+from selftaught.workflow.prepare import pick_device, say
+
+__all__ = ["evaluate_pairs", "is_pairs"]
+
+_NAMES = {"random_init": "random initialisation", "raw": "TF-IDF"}
+_TITLES = {"spearman": "Spearman's correlation", "ndcg@10": "nDCG@10"}
+
+
+def evaluate_pairs(
+    run: Path, data: Any, against: tuple[str, ...], seed: int, device: str, quiet: bool
+) -> dict[str, Any]:
+    """Write similarity.json or retrieval.json into the run and print the table; nothing is trained on the pairs."""
+    loaded = bundle.load(run)
+    if loaded.modality.name != "text":
+        raise UserError(f"'{data}' holds pairs of texts, '{run}' an encoder of {loaded.modality.name} data")
+    pairs = open_pairs(data, (lambda line: None) if quiet else say)
+    what = "retrieval" if pairs.scores is None else "similarity"
+    sides = Split(pairs.source, np.arange(len(pairs)), pairs.target, np.arange(len(pairs)), {})
+    matrices = feature_sets(loaded, sides, against, torch.device(pick_device(device)), quiet)
+    found, n = {}, len(pairs)
+    if pairs.scores is not None:
+        for name, (a, b) in matrices.items():
+            found[name] = similarity.measure_scored(a, b, pairs.scores, seed=seed)
+    else:
+        queries, documents, relevant = _questions(pairs)
+        n = len(queries)
+        for name, (a, b) in matrices.items():
+            found[name] = similarity.measure_retrieval(a[queries], b[documents], relevant, seed=seed)
+    seen = seen_hashes(run)
+    known = np.isin(pairs.source.hashes, seen) | np.isin(pairs.target.hashes, seen)
+    protocol: dict[str, Any] = {"pairs": len(pairs), **pairs.left_out()}
+    protocol |= {"text_seen_by_pretraining": int(known.sum()), "interval": "95 %, bootstrap over pairs or queries"}
+    protocol |= {"raw": "TF-IDF, its terms from the first texts", "ties": "ranked at their expected place"}
+    result = {"protocol": protocol, "data": str(data), "data_hash": pairs.fingerprint, "seed": seed}
+    result |= {"rows": _rows(found, what, n, seed), **_compared(found)}
+    disk.write_json(home(run) / f"{what}.json", result)
+    if not quiet:
+        from rich.console import Console
+
+        Console().print(results_table(result))
+    return result
+
+
+def _questions(pairs: PairSource) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """First places of the texts that differ on either side, and for each query the documents that it is paired with."""
+    _, queries, query = np.unique(pairs.source.hashes, return_index=True, return_inverse=True)
+    _, documents, document = np.unique(pairs.target.hashes, return_index=True, return_inverse=True)
+    by_query = document[np.argsort(query, kind="stable")]
+    return queries, documents, [np.unique(d) for d in np.split(by_query, np.bincount(query).cumsum()[:-1])]
+
+
+def _rows(found: dict[str, dict[str, similarity.Resampled]], what: str, n: int, seed: int) -> list[dict[str, Any]]:
+    rows = []
+    for name, figures in found.items():
+        for metric, (value, resampled) in figures.items():
+            _, low, high = similarity.interval(value, resampled)
+            rows.append(
+                {"measure": what, "features": name, "labels": None, "labels_n": 0, "metric": metric, "value": value}
+                | {"low": low, "high": high, "seeds": [seed], "n": n}
+            )
+    return rows
+
+
+def _compared(found: dict[str, dict[str, similarity.Resampled]]) -> dict[str, Any]:
+    """The encoder beside each baseline on the same resamples, as rows and in words."""
+    rows, sentences = [], []
+    for baseline, words in _NAMES.items():
+        for metric, (value, resampled) in found["pretrained"].items():
+            other, others = found[baseline][metric]
+            _, low, high = similarity.interval(value - other, resampled - others)
+            both = {"features": "pretrained", "against": baseline}
+            rows.append({"metric": metric, **both, "value": value - other, "low": low, "high": high})
+            if metric in _TITLES:
+                said = "beats" if low > 0 else "is behind" if high < 0 else "cannot be told from"
+                gap = f"{value - other:+.3f} {_TITLES[metric]} [{low:.3f}, {high:.3f}]"
+                sentences.append(f"Pretraining {said} {words}: {gap}.")
+    return {"differences": rows, "verdict": sentences}
