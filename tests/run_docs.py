@@ -41,7 +41,9 @@ def pictures(folder: Path) -> None:
 
 
 def texts(folder: Path) -> None:
-    """`texts`: docstrings of the standard library, a folder for each module; `reviews.csv`: Chinese, label and review."""
+    """`texts`: docstrings of the standard library, a folder for each module; `book.txt`: all of them; `reviews.csv`: Chinese,
+    label and review."""
+    (folder / "book.txt").write_text("\n\n".join(text for text, _ in english()), "utf-8")
     for i, (text, module) in enumerate(english()):
         target = folder / "texts" / module
         target.mkdir(parents=True, exist_ok=True)

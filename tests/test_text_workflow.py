@@ -60,6 +60,9 @@ def test_a_run_leaves_what_any_run_leaves(run: Path, data: Path) -> None:
 def test_evaluation_stands_beside_random_initialisation_and_tf_idf(run: Path, data: Path) -> None:
     result = runs.succeed("evaluate", run, data, "--labels", "1", "--draws", "2")
     rows = json.loads((run / "evaluation.json").read_text())["rows"]
+    predicted = {r["metric"] for r in rows if r["measure"] == "likelihood"}
+    assert predicted == {"masked_loss", "pseudo_perplexity"}
+    rows = [r for r in rows if r["measure"] != "likelihood"]
     assert {r["features"] for r in rows} == {"pretrained", "random_init", "raw"}
     assert all(0 <= r["low"] <= r["value"] <= r["high"] <= 1 for r in rows)
     assert "Linear probe" in result.out
@@ -255,7 +258,7 @@ def test_a_checkpoint_of_transformers_is_continued(run: Path, data: Path, tmp_pa
     shutil.rmtree(folder)
     assert selftaught.load(out)(["some text"]).shape == (1, 64)
     result = selftaught.evaluate(out, str(data), labels=[1.0], draws=1, quiet=True)
-    assert {r["features"] for r in result["rows"]} == {"pretrained", "random_init", "raw"}
+    assert {r["features"] for r in result["rows"]} == {"pretrained", "random_init", "raw", "unigram"}
 
 
 def test_a_folder_whose_tokenizer_does_not_fit_is_refused(run: Path, data: Path, tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def evaluate(
 
     Args:
         run: Run folder or encoder bundle.
-        data: Labelled data (only samples that pretraining never saw are tested), or pairs of texts with a score
-            (similarity) or without one (retrieval).
+        data: Labelled data, unlabelled text for clm and mlm (only samples that pretraining never saw are tested), or
+            pairs of texts with a score (similarity) or without one (retrieval).
         train: Labelled data for the probes; default: the rest of DATA.
         labels: Shares of the labels (up to 1), or labels per class (above 1).
         against: Off-the-shelf encoders: timm:NAME, hf:REPO or a bundle's folder.
@@ -182,6 +182,46 @@ def export(run: Path, *, out: Path | None = None) -> Path:
     from selftaught.workflow.export import export as do
 
     return do(Path(run), out or Path(run) / "transformers")
+
+
+def generate(
+    run: Path,
+    prompt: str,
+    *,
+    tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> str:
+    """Continue a text with a causal language model (a run of clm); returns prompt and continuation.
+
+    Args:
+        run: Run folder or encoder bundle.
+        prompt: How the text begins.
+        tokens: Tokens to add at most.
+        temperature: Below 1 likelier tokens are preferred; 0 always takes the likeliest.
+        top_k: Draw from so many likeliest tokens; default: from all.
+        seed: Key of the draws.
+        device: auto, cpu or cuda.
+    """
+    from selftaught.workflow.generate import generate as do
+
+    return do(Path(run), prompt, tokens, temperature, top_k, seed, device)
+
+
+def fill(run: Path, text: str, *, k: int = 5, device: str = "auto") -> list[dict[str, Any]]:
+    """Guess each [MASK] of a text with a masked language model (a run of mlm).
+
+    Args:
+        run: Run folder or encoder bundle.
+        text: A text with [MASK] in it.
+        k: Tokens to show for each [MASK].
+        device: auto, cpu or cuda.
+    """
+    from selftaught.workflow.generate import fill as do
+
+    return do(Path(run), text, k, device)
 
 
 def inspect(data: Any, *, other: Any = None, cost: bool = True, quiet: bool = False) -> dict[str, Any]:

@@ -55,12 +55,13 @@ def modality_from_json(kind: str, data: dict[str, Any], folder: Path | None = No
     if kind != "text":
         raise UserError(f"kind of data '{kind}' is unknown to this version; known: image, text")
     from selftaught.modality.text import TextModality
+    from selftaught.modality.text.running import RunningText
 
     try:
         files = {} if folder is None else {p.name: p.read_text("utf-8") for p in folder.iterdir() if p.is_file()}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"'{folder}' cannot be read: {error}") from error
-    return TextModality.from_json(data, files)
+    return (RunningText if data.get("running") else TextModality).from_json(data, files)
 
 
 def write_files(folder: Path, modality: Modality) -> None:
@@ -138,6 +139,20 @@ def load(path: Path) -> Bundle:
         modality_from_json(config.get("kind", "?"), config.get("modality", {}), folder / PREPROCESSING),
         config,
     )
+
+
+def masked_head(path: Path, loaded: Bundle) -> Any:
+    """What predicts hidden tokens, by (tokens [n, D], embeddings [V, D]) -> logits [n, V]; None where a bundle has none."""
+    file = find(path) / "masked_head.safetensors"
+    if not file.is_file():
+        return None
+    encoder: Any = loaded.encoder
+    head = encoder.masked_head()
+    try:
+        head.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"'{file}' does not fit the encoder: {str(error).splitlines()[0]}") from error
+    return head.eval().requires_grad_(False)
 
 
 def _card(config: dict[str, Any]) -> str:

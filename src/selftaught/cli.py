@@ -12,8 +12,11 @@ import tyro
 from selftaught import __version__, api
 from selftaught.errors import UserError
 
-VERBS = ("pretrain", "evaluate", "finetune", "predict", "embed", "export", "inspect", "report", "tasks", "demo")
-_POSITIONAL = {"run", "data"}
+VERBS = (
+    *("pretrain", "evaluate", "finetune", "predict", "embed", "fill", "generate", "export"),
+    *("inspect", "report", "tasks", "demo"),
+)
+_POSITIONAL = {"run", "data", "text", "prompt"}
 _PLACEHOLDER = {"<class 'int'>": "N", "int": "N", "<class 'float'>": "X", "float": "X", "pathlib.Path": "PATH"}
 
 
@@ -66,15 +69,17 @@ def _show(verb: str, result: Any) -> None:
     """The result on standard output: a path, or a table; of many ranks the first one speaks."""
     if os.environ.get("RANK", "0") != "0":
         return
-    if verb == "tasks":
+    if verb in ("tasks", "fill"):
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table("task", "family", "data", "needs", "paper", box=None, pad_edge=False)
+        names = {"name": "task"}
+        table = Table(*(names.get(n, n) for n in result[0]), box=None, pad_edge=False)
         for row in result:
-            table.add_row(*row.values())
+            table.add_row(*(Text(f"{v:.3f}" if isinstance(v, float) else str(v)) for v in row.values()))
         Console().print(table)
-    elif isinstance(result, Path):
+    elif isinstance(result, Path | str):
         print(result)
 
 

@@ -27,6 +27,7 @@ from selftaught.train.order import Order
 from tests.contracts.conftest import data_of, make
 
 TASKS = sorted(available())
+DRAWS_NOTHING = {"clm"}  # it reads texts as they are, and gpt2_nano has no dropout
 
 
 def flat(module: nn.Module) -> torch.Tensor:
@@ -81,7 +82,8 @@ def test_a_step_is_a_function_of_its_seed(name: str, batch: Batch) -> None:
     torch.rand(100)  # the generator's history must not matter
     torch.manual_seed(1)
     assert torch.equal(one, second(batch).loss)
-    assert not torch.equal(one, make(name)(dataclasses.replace(batch, step=batch.step + 1)).loss)
+    if name not in DRAWS_NOTHING:
+        assert not torch.equal(one, make(name)(dataclasses.replace(batch, step=batch.step + 1)).loss)
 
 
 @pytest.mark.parametrize("name", TASKS)

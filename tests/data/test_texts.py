@@ -78,6 +78,13 @@ def test_lines_paragraphs_and_files(tmp_path: Path) -> None:
     assert opened(f"{paragraphs}?split=line", tmp_path).names[2] == "paragraphs.txt:5"
     with pytest.raises(UserError, match="holds one document only; many are needed"):
         opened(f"{paragraphs}?split=file", tmp_path)
+    long = tmp_path / "long.txt"
+    text = "\n\nOnce more:\n" + "a line of it \n\n" * 1500 + "  the end\n"
+    long.write_text(text, "utf-8")
+    parts = contents(opened(f"{long}?split=file", tmp_path))
+    assert "".join(parts) == text
+    assert len(parts) == 6
+    assert max(map(len, parts)) <= 4096
     with pytest.raises(UserError, match="split 'page' is unknown; use file, line or blank"):
         opened(f"{paragraphs}?split=page", tmp_path)
 

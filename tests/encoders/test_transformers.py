@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Model
 
 from selftaught.batch import Tokens
 from selftaught.encoders import EncoderConfig, build
@@ -59,8 +59,30 @@ def test_no_text_sees_another() -> None:
     others = x.ids.clone()
     others[1:] = (others[1:] + 7) % 295 + 5
     assert torch.equal(encoder(x._replace(ids=others)).tokens[0], before[0])
-    alone = encoder(Tokens(*(t[:1] for t in x))).tokens[0]
+    alone = encoder(Tokens(x.ids[:1], x.valid[:1], x.starts[:1])).tokens[0]
     torch.testing.assert_close(alone, before[0], rtol=1e-5, atol=1e-5)
+
+
+def test_equally_long_rows_are_encoded_as_packed_ones_are() -> None:
+    config = EncoderConfig("gpt2_nano", 32, 0, options=describe("gpt2_nano"), vocabulary=300)
+    encoder, x = build(config).eval(), tokens((20, 20, 20))
+    longer = Tokens(*(torch.nn.functional.pad(t, (0, 1)) for t in x[:3]))  # a padded column: the packed way
+    found, expected = encoder(x), encoder(longer)
+    torch.testing.assert_close(found.tokens, expected.tokens[:, :20], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.pooled, expected.pooled, rtol=1e-5, atol=1e-5)
+    model = GPT2Model(encoder.model.config).eval()
+    model.load_state_dict(encoder.model.state_dict())
+    torch.testing.assert_close(found.tokens, model(input_ids=x.ids).last_hidden_state, rtol=1e-5, atol=1e-5)
+
+
+def test_token_by_token_is_all_at_once() -> None:
+    config = EncoderConfig("gpt2_nano", 32, 0, options=describe("gpt2_nano"), vocabulary=300)
+    encoder, x = build(config).eval(), tokens((20, 20))
+    assert isinstance(encoder, TransformersEncoder)
+    memory: dict = {}
+    parts = [encoder.follow(x.ids[:, :7], memory)]
+    parts += [encoder.follow(x.ids[:, at : at + 1], memory) for at in range(7, 20)]
+    torch.testing.assert_close(torch.cat(parts, 1), encoder(x).tokens, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bert_tiny", "bert_mini", "bert_small", "bert_medium"])

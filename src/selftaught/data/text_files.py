@@ -21,6 +21,9 @@ TABLES = frozenset({".csv", ".tsv", ".parquet"})
 TEXT_COLUMNS = ("text", "review", "sentence", "content", "document", "body", "comment", "abstract", "title")
 CUT = 1 << 20
 """Characters: a longer document is cut into several, so that an endless line needs no endless memory."""
+PART = 1 << 12
+"""Characters of a document where one file is one text: so many that its parts lose little by being apart, so few that a
+tenth of them can be held out of a megabyte."""
 LONGEST = 1 << 26
 """Bytes, or characters, of a line of a table or of JSON lines; a longer one is left out."""
 _TOO_LONG = f"a line of {LONGEST >> 20} MB or more"
@@ -29,18 +32,20 @@ Progress = Callable[[int, int], None]
 
 
 class Document(NamedTuple):
-    """One text, what it is called, and its label where it has one; or why it cannot be used."""
+    """One text, what it is called, and its label where it has one; or why it cannot be used. part: it is a part of a text
+    that goes on in the next document, white space and all."""
 
     name: str
     text: str
     label: str | None = None
     bad: str | None = None
+    part: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
     """How files become documents. split: of plain text; None: files in a folder, else paragraphs where a file has blank
-    lines, else lines. text, label: columns by name; None: the usual ones."""
+    lines, else lines; "file" of one file alone: parts of it. text, label: columns by name; None: the usual ones."""
 
     split: str | None = None
     text: str | None = None
@@ -92,7 +97,8 @@ def documents(
             if file.suffix.lower() in TABLES | {".jsonl"}:
                 found = rows(file, plan)
             else:
-                found = _plain(file, name, plan.split or (_usual_split(file, say) if single else "file"))
+                split = plan.split or (_usual_split(file, say) if single else "file")
+                found = _parts(file, name) if single and split == "file" else _plain(file, name, split)
             for document in found:
                 yield from _cut(document if labels is None else document._replace(label=labels[i]))
         except OSError as error:
@@ -104,7 +110,7 @@ def documents(
 
 def _cut(document: Document) -> Iterator[Document]:
     """A document in pieces of at most CUT characters, cut at white space where there is some."""
-    name, text, label, bad = document
+    name, text, label, bad, _ = document
     if len(text) <= CUT:
         yield document
         return
@@ -255,6 +261,24 @@ def _plain(file: Path, name: str, split: str) -> Iterator[Document]:
             first = number
     if held:
         yield Document(f"{name}:{first}", "".join(held))
+
+
+def _parts(file: Path, name: str) -> Iterator[Document]:
+    """One file as one text, in parts of whole lines and about PART characters (longer ones where a line is)."""
+    held: list[str] = []
+    size = part = 0
+    for number, line in _lines(file):
+        if line is None:
+            yield Document(f"{name}:{number}", "", bad="bytes that its encoding does not allow")
+            continue
+        if held and size + len(line) > PART:
+            part += 1
+            yield Document(f"{name} part {part}", "".join(held), part=True)
+            held, size = [], 0
+        held.append(line)
+        size += len(line)
+    if held:
+        yield Document(f"{name} part {part + 1}", "".join(held), part=True)
 
 
 def _jsonl(file: Path, plan: Plan) -> Iterator[Document]:

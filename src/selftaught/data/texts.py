@@ -14,7 +14,7 @@ from selftaught.data.source import Skipped, Source, content_hash
 from selftaught.data.text_files import Document, Plan, Progress, documents
 from selftaught.errors import UserError
 
-FORMAT = 1  # of the prepared folder; part of its key
+FORMAT = 2  # of the prepared folder; part of its key
 _LEAST = 2
 
 
@@ -170,8 +170,8 @@ def _each(
     read: Iterator[Document], write: Callable[[bytes], Any]
 ) -> tuple[np.ndarray, np.ndarray, list[str], list[str | None], list[Skipped]]:
     sizes, hashes, names, labels, skipped = [], [], [], [], []
-    for name, text, label, bad in read:
-        data = text.strip().encode("utf-8", "replace")
+    for name, text, label, bad, part in read:
+        data = (text if part else text.strip()).encode("utf-8", "replace")
         if bad is not None:
             skipped.append(Skipped(name, bad))
         elif data:

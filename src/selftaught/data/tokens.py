@@ -72,26 +72,51 @@ class TokenSource(Source):
         index = np.arange(len(self))[index]
         return self._of(index, self._bounds[index], [self.names[i] for i in index.tolist()])
 
-    def cut(self, index: np.ndarray) -> tuple["TokenSource", np.ndarray]:
+    def cut(self, index: np.ndarray, overlap: int = 0) -> tuple["TokenSource", np.ndarray]:
         """The documents at `index` in consecutive pieces of at most `limit` tokens, all of a document alike long.
 
-        Returns the pieces, in order, and int64 [pieces], which entry of `index` each is of. A piece has its document's
-        hash and label.
+        overlap: tokens of the next piece that a piece holds besides. Returns the pieces, in order, and int64 [pieces],
+        which entry of `index` each is of. A piece has its document's hash and label.
         """
-        lengths = self.lengths[index]
+        lengths = np.maximum(self.lengths[index] - overlap, 0)
         counts = np.maximum(1, -(-lengths // self._limit))
         owner = np.repeat(np.arange(len(index)), counts)
         nth = np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
         edges = [nth * lengths[owner] // counts[owner], (nth + 1) * lengths[owner] // counts[owner]]
-        bounds = self._bounds[index][owner, :1] + np.stack(edges, 1)
-        return self._of(index[owner], bounds, _Pieces(self.names, index[owner], nth)), owner
+        bounds = self._bounds[index][owner, :1] + np.stack(edges, 1) + np.array([0, overlap])
+        bounds = np.minimum(bounds, self._bounds[index][owner, 1:])
+        return self._of(index[owner], bounds, _Pieces(self.names, index[owner], nth), self._limit + overlap), owner
 
-    def _of(self, rows: np.ndarray, bounds: np.ndarray, names: Sequence[str]) -> "TokenSource":
+    def counts(self, index: np.ndarray, vocabulary: int) -> np.ndarray:
+        """How often each token id occurs in the sequences at `index`, int64 [vocabulary]."""
+        found = np.zeros(vocabulary, np.int64)
+        for begin, stop in self._bounds[index].tolist():
+            found += np.bincount(self._ids[begin:stop], minlength=vocabulary)
+        return found
+
+    def windows(self, index: np.ndarray) -> tuple["TokenSource", np.ndarray]:
+        """The documents at `index` in overlapping pieces, from which windows of `limit` + 1 tokens are drawn.
+
+        Each place where such a window can begin is in one piece, in which at most `limit` windows begin; so a piece is at
+        most 2 * limit tokens long. Returns the pieces and int64 [pieces], which entry of `index` each is of.
+        """
+        begins = np.maximum(1, self.lengths[index] - self._limit)
+        counts = -(-begins // self._limit)
+        owner = np.repeat(np.arange(len(index)), counts)
+        nth = np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
+        first, last = nth * begins[owner] // counts[owner], (nth + 1) * begins[owner] // counts[owner]
+        stops = np.minimum(last + self._limit, self.lengths[index][owner])
+        bounds = self._bounds[index][owner, :1] + np.stack([first, stops], 1)
+        return self._of(index[owner], bounds, _Pieces(self.names, index[owner], nth), 2 * self._limit), owner
+
+    def _of(
+        self, rows: np.ndarray, bounds: np.ndarray, names: Sequence[str], limit: int | None = None
+    ) -> "TokenSource":
         return TokenSource(
             self._ids,
             self._starts,
             bounds,
-            self._limit,
+            limit or self._limit,
             names=names,
             hashes=self.hashes[rows],
             labels=None if self.labels is None else self.labels[rows],

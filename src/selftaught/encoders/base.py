@@ -61,7 +61,8 @@ class Encoder(nn.Module):
         nothing; `grid` (rows, columns) and `patch` (side in pixels) are then set.
         "bidirectional": a token's encoding depends on the whole text.
         "masked_head": `masked_head()` makes what predicts hidden tokens, and `embeddings` [V, D] is the table it is tied to.
-        "causal": a token's encoding depends on it and those before it alone.
+        "causal": a token's encoding depends on it and those before it alone; `embeddings` as above, and `follow(ids, memory)`
+        encodes further tokens of a text.
     """
 
     config: EncoderConfig

@@ -38,9 +38,20 @@ def _bert(width: int, depth: int, heads: int) -> dict[str, Any]:
     }
 
 
-def _gpt2(width: int, depth: int, heads: int) -> dict[str, Any]:
+def _gpt2(width: int, depth: int, heads: int, activation: str, dropout: float = 0.1) -> dict[str, Any]:
     shape = {"n_embd": width, "n_layer": depth, "n_head": heads}
-    return {"model_type": "gpt2", **shape, "bos_token_id": None, "eos_token_id": None}
+    drop = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
+    # GPT-2's spread of initial weights, .02, is for 768 wide; a narrow network that begins with it learns far more slowly.
+    spread = {"initializer_range": round(0.02 * (768 / width) ** 0.5, 3)}
+    return {
+        "model_type": "gpt2",
+        **shape,
+        **drop,
+        **spread,
+        "activation_function": activation,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
 
 
 # BERT in the sizes that google-research/bert publishes (Turc et al. 2019, table 1); GPT-2 in nanoGPT's for a CPU, that of
@@ -51,9 +62,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "bert_small": _bert(512, 4, 8),
     "bert_medium": _bert(512, 8, 8),
     "bert_base": _bert(768, 12, 12),
-    "gpt2_nano": _gpt2(128, 4, 4),
-    "gpt2_mini": _gpt2(256, 4, 4),
-    "gpt2": _gpt2(768, 12, 12),
+    "gpt2_nano": _gpt2(128, 4, 4, "gelu", dropout=0.0),
+    "gpt2_mini": _gpt2(256, 4, 4, "gelu"),
+    "gpt2": _gpt2(768, 12, 12, "gelu_pytorch_tanh"),
 }
 
 
@@ -71,6 +82,18 @@ class Packing(NamedTuple):
         return out.index_copy(0, self.flat, packed).unflatten(0, (b, length))
 
 
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: float | None
+) -> Tensor:
+    """softmax(scale q kT) v. On a CPU in float32 always: torch's bf16 kernel is slower there, in backward several times for short
+    rows."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=scale)
+    with torch.autocast("cpu", enabled=False):
+        q, k, v = q.float(), k.float(), v.float()
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=scale).bfloat16()
+
+
 def _attend(
     module: nn.Module,
     query: Tensor,
@@ -80,15 +103,29 @@ def _attend(
     dropout: float = 0.0,
     scaling: float | None = None,
     packing: Packing | None = None,
+    memory: dict[int, tuple[Tensor, Tensor]] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface for packed tokens: q, k, v [1, H, T, D] -> [1, T, H, D]."""
-    assert packing is not None, "this attention is for packed tokens only"
+    """transformers' attention interface for packed tokens: q, k, v [1, H, T, D] -> [1, T, H, D].
+
+    Without a packing it is for rows without padding: q, k, v [B, H, L, D]. memory: keys and values of earlier calls, by
+    layer; new ones are put behind them.
+    """
+    if packing is None:
+        if memory is not None:
+            layer: Any = module.layer_idx
+            if layer in memory:
+                key, value = (torch.cat(both, 2) for both in zip(memory[layer], (key, value), strict=True))
+            memory[layer] = key, value
+        causal = bool(getattr(module, "is_causal", False)) and query.shape[2] > 1
+        assert not causal or query.shape[2] == key.shape[2], "several tokens at once have nothing before them"
+        out = _attention(query, key, value, None, dropout, causal, scaling)
+        return out.transpose(1, 2), None
     # Heads before tokens only inside the rows: [B, H, L, D].
     q, k, v = (packing.spread(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
     causal = bool(getattr(module, "is_causal", False))  # what lies behind the end of a text is never looked at then
     mask = None if causal else packing.valid[:, None, None, :]
-    out = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=scaling)
+    out = _attention(q, k, v, mask, dropout, causal, scaling)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, packing.flat)[None], None
 
 
@@ -120,6 +157,10 @@ class TransformersEncoder(Encoder):
         if keep is not None:
             raise UserError(f"encoder '{self.config.name}' hides tokens by its mask token and cannot skip them")
         valid = inputs.valid
+        # Rows of one running text: nothing to leave out, and moving tokens about would cost a tenth of a small step.
+        if "causal" in self.abilities and bool(valid.all()):
+            tokens = self._rows(inputs)
+            return Encoded(tokens, tokens.mean(1), valid)
         packing = Packing(valid.flatten().nonzero()[:, 0], (valid.shape[0], valid.shape[1]), valid)
         at = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         # An architecture that knows no segments tells two texts by the [SEP] between them.
@@ -135,6 +176,21 @@ class TransformersEncoder(Encoder):
         tokens = packing.spread(found[0])
         count = valid.sum(1, keepdim=True).clamp_min(1)
         return Encoded(tokens, tokens.sum(1) / count.to(tokens.dtype), valid)
+
+    def _rows(self, inputs: Tokens) -> Tensor:
+        """Tokens [B, L, D] of texts that are all equally long."""
+        return self.follow(inputs.ids, None)
+
+    def follow(self, ids: Tensor, memory: dict[int, tuple[Tensor, Tensor]] | None) -> Tensor:
+        """Encode ids [B, L] after those of earlier calls with the same `memory`, an empty dict at first: tokens [B, L, D].
+
+        Only of an encoder that is "causal", and with L = 1 after the first call. Together the calls may not hold more
+        tokens than the encoder reads. None: nothing was before, and nothing is kept.
+        """
+        begin = memory[0][0].shape[2] if memory else 0
+        at = torch.arange(begin, begin + ids.shape[1], device=ids.device)[None]
+        found = self.model(input_ids=ids, position_ids=at, packing=None, memory=memory, use_cache=False)
+        return found.last_hidden_state
 
     def masked_head(self) -> "MaskedHead":
         """The head that predicts hidden tokens, of the design that belongs to this architecture.

@@ -13,10 +13,12 @@ class Modality(ABC):
     """Turns a Batch of decoded samples into what an encoder reads: a tensor of pictures, `Tokens` of text.
 
     size: of what an encoder reads: the side of a picture in pixels, the longest text in tokens.
+    running: whether samples are pieces of something that goes on before and after them (`RunningText`).
     """
 
     name: ClassVar[str]
     size: int
+    running: ClassVar[bool] = False
 
     @abstractmethod
     def view(self, batch: Batch, view: Any, stream: int) -> Any:

@@ -36,6 +36,8 @@ class Pretext(nn.Module, ABC):
         kept: modules beside the encoder that its bundle keeps, {name of the file: attribute}.
         splits_batch: whether micro-batches of an accumulated step give the same gradient as the whole batch; not so for
             losses that compare the samples of a batch, or take the mean over what differs in number.
+        running: whether it takes pieces of running text (`Modality.running`).
+        continues: whether it learns how a text goes on, by its encoder's embeddings: what `selftaught generate` asks of it.
     """
 
     Config: ClassVar[type]
@@ -49,6 +51,8 @@ class Pretext(nn.Module, ABC):
     collapses: ClassVar[bool] = True
     kept: ClassVar[dict[str, str]] = {}
     splits_batch: ClassVar[bool] = True
+    running: ClassVar[bool] = False
+    continues: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Any) -> None:
         super().__init__()
@@ -60,6 +64,8 @@ class Pretext(nn.Module, ABC):
             )
         if modality.name not in self.kinds:
             raise UserError(f"pretext '{name}' works on {', '.join(sorted(self.kinds))}, not on {modality.name}")
+        if modality.running and not self.running:
+            raise UserError(f"pretext '{name}' needs texts that begin and end; leave out text.running, or use clm")
         self.encoder = encoder
         self.modality = modality
         self.config = config

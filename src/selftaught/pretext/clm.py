@@ -13,9 +13,15 @@ from selftaught.losses.tokens import token_cross_entropy
 from selftaught.modality.text import TextModality
 from selftaught.pretext.base import Pretext
 
+_WINDOW = 1  # stream of randomness
+
 
 class CLM(Pretext):
-    """The sum over positions of -log p(token | tokens before it); all positions of a text are trained at once."""
+    """The sum over positions of -log p(token | tokens before it); all positions of a text are trained at once.
+
+    A text is read from its beginning, in pieces between [CLS] and [SEP]; a running text (text.running=true) in windows that
+    begin anywhere and hold no special token.
+    """
 
     @dataclass(frozen=True)
     class Config:
@@ -27,6 +33,8 @@ class CLM(Pretext):
     needs = frozenset({"causal"})
     wants = frozenset({"documents", "words"})
     collapses = False
+    running = True
+    continues = True
     splits_batch = False  # the mean is over the tokens of a step, and micro-batches hold different numbers of them
 
     def __init__(self, encoder: Encoder, modality: TextModality, config: Config) -> None:
@@ -34,9 +42,11 @@ class CLM(Pretext):
         self.modality: TextModality
 
     def forward(self, batch: Batch) -> Step:
-        text = self.modality.plain(batch)
+        text = self.modality.window(batch, _WINDOW)
         guessed = text.valid[:, 1:]
-        hidden = self.encoder(text).tokens[:, :-1][guessed]
+        # The last token of a text is read by none: it is guessed only.
+        before = text._replace(ids=text.ids[:, :-1], valid=guessed, starts=text.starts[:, :-1])
+        hidden = self.encoder(before).tokens[guessed]
         logits = hidden @ cast(Any, self.encoder).embeddings.T  # tied, as in GPT-2
         target = text.ids[:, 1:][guessed]
         accuracy = (logits.detach().argmax(1) == target).float().mean()

@@ -95,7 +95,7 @@ def _header(files: RunFiles, table: list[Line]) -> str:
 
 def css_classes(names: list[str]) -> dict[str, str]:
     """The CSS class that gives each kind of features its colour; named encoders take three colours in turn."""
-    fixed = {results.PRETRAINED: "pretrained", results.RANDOM: "random", results.RAW: "raw"}
+    fixed = {results.PRETRAINED: "pretrained", results.RANDOM: "random", results.RAW: "raw", results.UNIGRAM: "raw"}
     named = [name for name in names if name not in fixed]
     return {name: fixed.get(name) or f"named{named.index(name) % 3}" for name in names}
 

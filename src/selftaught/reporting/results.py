@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-PRETRAINED, RANDOM, RAW = "pretrained", "random_init", "raw"
-BASELINES = (RANDOM, RAW)
-_NAMES = {RANDOM: "random init", RAW: "raw input"}
+PRETRAINED, RANDOM, RAW, UNIGRAM = "pretrained", "random_init", "raw", "unigram"
+BASELINES = (RANDOM, RAW, UNIGRAM)
+_NAMES = {RANDOM: "random init", RAW: "raw input", UNIGRAM: "token frequency"}
 _MEASURES = {"linear_probe": "Linear probe", "knn": "k-NN"}
 _METRICS = {"nmi": "NMI", "ari": "ARI", "map": "mAP", "bleu": "BLEU", "chrf": "chrF", "ndcg@10": "nDCG@10"}
-_LOWER_IS_BETTER = {"loss", "nll", "perplexity", "bits_per_byte", "error", "mae", "mse", "rmse"}
+_LOWER_IS_BETTER = {"loss", "nll", "masked_loss", "perplexity", "pseudo_perplexity", "bits_per_byte"}
+_LOWER_IS_BETTER |= {"error", "mae", "mse", "rmse"}
 _SHARES = ("accuracy", "balanced_accuracy", "recall", "precision", "hit", "top1", "top5")
 
 

@@ -19,6 +19,7 @@ from selftaught.reporting import make_atlas, results_table, write_report
 from selftaught.settings import digest, load_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.kinds import kind_called
+from selftaught.workflow.likelihood import likelihood
 from selftaught.workflow.prepare import open_source, pick_device, positive, say
 
 _ATLAS = 1500
@@ -55,13 +56,14 @@ def labelled(source: Source, what: str) -> np.ndarray:
     return known
 
 
-def split(data: Any, train: Any, seen: np.ndarray, size: int, quiet: bool) -> Split:
+def split(data: Any, train: Any, seen: np.ndarray, size: int, quiet: bool, test_source: Source | None = None) -> Split:
     """Who may teach the probes and who is tested. No tested sample was seen by pretraining or by a probe.
 
     With `train`: probes learn from it and DATA is the test set. Without, where pretraining saw a part of DATA: probes
     learn from that part and the held-out rest is tested. Where it saw nothing of DATA: a half by content hash each.
+    test_source: DATA, where it is open already.
     """
-    test_source = open_source(data, size, quiet)
+    test_source = test_source or open_source(data, size, quiet)
     test = labelled(test_source, f"'{data}'")
     fresh = test[~np.isin(test_source.hashes[test], seen)]
     protocol: dict[str, Any] = {"seen_by_pretraining": len(test) - len(fresh)}
@@ -194,14 +196,54 @@ def evaluate(
     device: str,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Probe and kNN over label budgets; writes evaluation.json, the map and report.html; prints the table."""
+    """Probe and kNN over label budgets, and what a language model predicts of unseen text, which needs no labels.
+
+    Writes evaluation.json, the map and report.html; prints the table.
+    """
     for amount in labels:
         positive(labels=amount)
     positive(draws=draws)
-    loaded = bundle.load(run)
-    parts = split(data, train, seen_hashes(run), loaded.encoder.config.size, quiet)
-    matrices = feature_sets(loaded, parts, against, torch.device(pick_device(device)), quiet)
-    parts, matrices = readable(parts, matrices)
+    loaded, seen, where = bundle.load(run), seen_hashes(run), torch.device(pick_device(device))
+    source = open_source(data, loaded.encoder.config.size, quiet)
+    predicted = likelihood(run, loaded, source, seen, seed, where, quiet)
+    result: dict[str, Any] = {
+        "protocol": {},
+        "data": str(data) if isinstance(data, str | Path) else type(data).__name__,
+        "data_hash": source.fingerprint,
+        "recipe_hash": loaded.info.get("recipe_hash"),
+        "verdict": [],
+        "rows": [],
+    }
+    parts = pretrained = None
+    if predicted is None or (source.labels is not None and (source.labels >= 0).any()):
+        parts = split(data, train, seen, loaded.encoder.config.size, quiet, source)
+        matrices = feature_sets(loaded, parts, against, where, quiet)
+        parts, matrices = readable(parts, matrices)
+        pretrained = matrices["pretrained"][1]
+        _probe(run, loaded, parts, matrices, labels, against, draws, seed, quiet, result)
+    elif not quiet:
+        say(f"'{data}' has no labels, which probes need: {kind_called(source.kind).unlabelled}")
+    if predicted is not None:
+        result["protocol"] |= predicted.protocol
+        result["verdict"] += predicted.verdict
+        result["rows"] += predicted.rows
+    _keep(run, result, parts, pretrained, seed, quiet)
+    return result
+
+
+def _probe(
+    run: Path,
+    loaded: bundle.Bundle,
+    parts: Split,
+    matrices: dict[str, tuple[Tensor, Tensor]],
+    labels: tuple[float, ...],
+    against: tuple[str, ...],
+    draws: int,
+    seed: int,
+    quiet: bool,
+    result: dict[str, Any],
+) -> None:
+    """Probe and kNN over label budgets, into `result`; what an interrupted call measured is not measured again."""
     assert parts.train.labels is not None
     assert parts.test.labels is not None
     question = [loaded.info.get("recipe_hash"), parts.protocol, parts.train.fingerprint, parts.test.fingerprint]
@@ -225,7 +267,7 @@ def evaluate(
             save=partial.add,
             progress=progress,
         )
-    result = {
+    result |= {
         "protocol": {
             **parts.protocol,
             "train_samples": len(parts.train_index),
@@ -236,21 +278,28 @@ def evaluate(
             "raw": kind_called(parts.test.kind).raw_is,
             "hyperparameters": "chosen on parts of the labelled training samples",
         },
-        "data": str(data) if isinstance(data, str | Path) else type(data).__name__,
-        "data_hash": parts.test.fingerprint,
-        "recipe_hash": loaded.info.get("recipe_hash"),
         "verdict": [line[0].upper() + line[1:] + "." for line in verdict(rows)],
         "rows": rows,
     }
-    _keep(run, result, parts, matrices["pretrained"][1], seed, quiet)
-    return result
 
 
-def _keep(run: Path, result: dict[str, Any], parts: Split, found: Tensor, seed: int, quiet: bool) -> None:
+def _keep(run: Path, result: dict[str, Any], parts: Split | None, found: Tensor | None, seed: int, quiet: bool) -> None:
     """Write what was found into the run folder and show it."""
     folder = home(run)
     disk.write_json(folder / "evaluation.json", result)
     (folder / "evaluation.partial.json").unlink(missing_ok=True)
+    if parts is not None and found is not None:
+        _map(folder, parts, found, seed)
+    page = write_report(folder)
+    if not quiet:
+        from rich.console import Console
+
+        Console().print(results_table(result))
+        say(f"report: {page}")
+
+
+def _map(folder: Path, parts: Split, found: Tensor, seed: int) -> None:
+    """The map of the tested samples' features, where they can be pictured."""
     some = np.sort(rng.permutation(len(parts.test_index), seed, 6)[:_ATLAS])
     chosen = parts.test_index[some]
     labels = None if parts.test.labels is None else parts.test.labels[chosen]
@@ -260,9 +309,3 @@ def _keep(run: Path, result: dict[str, Any], parts: Split, found: Tensor, seed: 
         atlas = make_atlas(found[torch.from_numpy(some)].numpy(), thumbs, names, labels, parts.test.classes, seed)
         with disk.filling(folder):
             atlas.save(folder)
-    page = write_report(folder)
-    if not quiet:
-        from rich.console import Console
-
-        Console().print(results_table(result))
-        say(f"report: {page}")

@@ -215,7 +215,7 @@ def _begin(
         if encoder.weights is not None:
             raise UserError(f"--weights and --encoder {request.encoder} both name weights; give one")
         encoder = dataclasses.replace(encoder, weights=request.weights)
-    return modality, from_json(EncoderConfig, {**to_json(encoder), **changes.get("encoder", {})}, "encoder")
+    return modality, from_json(EncoderConfig, merged(to_json(encoder), changes.get("encoder", {})), "encoder")
 
 
 def _pick_batch(n: int, world: int, largest: int) -> int:

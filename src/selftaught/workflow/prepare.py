@@ -29,7 +29,9 @@ def positive(**given: int | float | None) -> None:
     """UserError for an option that was given (not None) and is no finite number above 0."""
     for name, value in given.items():
         if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{name} {value:g} is not above 0; leave it out for the automatic choice")
+            raise UserError(
+                f"--{name.replace('_', '-')} {value:g} is not above 0; leave it out for the automatic choice"
+            )
 
 
 def pick_device(device: str) -> str:

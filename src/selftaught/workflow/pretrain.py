@@ -181,6 +181,7 @@ def _finish(
     encoder = trainer.task.encoder
     info = {
         "pretext": recipe.pretext,
+        "continues": trainer.task.continues,
         "data": recipe.data,
         "data_hash": recipe.data_hash,
         "recipe_hash": digest(recipe),

@@ -55,6 +55,15 @@ class TextModality(Modality):
         self.tokenizer = tokenizer
         self.size = length
 
+    @property
+    def room(self) -> int:
+        """Tokens of text in a sequence, beside the special ones."""
+        return self.size - 2
+
+    def window(self, batch: Batch, stream: int) -> Tokens:
+        """What a causal language model learns from: the texts as they are (see RunningText.window)."""
+        return self.plain(batch)
+
     def contrastive_view(self) -> TextView:
         """A long run of the tokens with a tenth of them left out."""
         return TextView(crop=(0.6, 1.0), drop=0.1)
@@ -80,7 +89,7 @@ class TextModality(Modality):
         surest = u[:, 2:].masked_fill(~inside, -1.0).argmax(1, keepdim=True)
         stays.scatter_(1, surest, True)
         stays |= (at == 0) | (at == (inner + 1)[:, None])
-        return _closed_up(whole, stays & whole.valid, self.tokenizer.pad)
+        return closed_up(whole, stays & whole.valid, self.tokenizer.pad)
 
     def plain(self, batch: Batch) -> Tokens:
         """The texts between their special tokens, cut to `size`."""
@@ -141,10 +150,10 @@ class TextModality(Modality):
 
     @classmethod
     def from_json(cls, values: dict[str, object], files: dict[str, str]) -> TextModality:
-        """The modality that `to_json` and `files` described."""
+        """The modality that `to_json` and `files` described; of which class, the reader of a bundle knows."""
         match {"words": "", **values}:
             case {"length": int(length), "vocabulary": int(vocabulary), "words": str(words), **rest} if (
-                not rest and TOKENIZER in files
+                rest == ({"running": True} if cls.running else {}) and TOKENIZER in files
             ):
                 tokenizer = Tokenizer.parse(files[TOKENIZER], TOKENIZER, words)
                 if tokenizer.vocabulary != vocabulary:
@@ -155,7 +164,7 @@ class TextModality(Modality):
         )
 
 
-def _closed_up(tokens: Tokens, stays: Tensor, pad: int) -> Tokens:
+def closed_up(tokens: Tokens, stays: Tensor, pad: int) -> Tokens:
     """Only the tokens that stay, moved to the left."""
     order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)
     count = stays.sum(1, keepdim=True)

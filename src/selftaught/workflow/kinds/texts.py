@@ -17,6 +17,7 @@ from selftaught.encoders import EncoderConfig
 from selftaught.encoders.transformers_models import describe
 from selftaught.errors import UserError
 from selftaught.modality.text import TextModality, Tokenizer
+from selftaught.modality.text.running import RunningText
 from selftaught.settings import from_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training, counted, leaked
@@ -32,11 +33,13 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 class Settings:
     """tokenizer: wordpiece, bpe, unigram or char, trained on the training documents; or a local Hugging Face folder.
     vocabulary: its tokens, at most. words: jieba: hide Chinese by its words where pretext.words is true; empty: by the
-    character."""
+    character. running: the documents are pieces of running text; pretraining (clm) reads windows from anywhere in them, and
+    no token marks where one begins or ends."""
 
     tokenizer: str = "wordpiece"
     vocabulary: int = 8000
     words: str = ""
+    running: bool = False
 
 
 class Texts(Kind):
@@ -55,11 +58,10 @@ class Texts(Kind):
     ) -> TextModality:
         """Train the tokenizer on the training documents, or load it; a local folder of weights brings its own."""
         chosen = from_json(Settings, {"tokenizer": encoder, **settings} if Path(encoder).is_dir() else settings, "text")
+        modality = RunningText if chosen.running else TextModality
         if Path(chosen.tokenizer).is_dir():
-            return TextModality(Tokenizer.load(Path(chosen.tokenizer), chosen.words), size)
-        return TextModality(
-            Tokenizer.train(source.texts(train), chosen.tokenizer, chosen.vocabulary, chosen.words), size
-        )
+            return modality(Tokenizer.load(Path(chosen.tokenizer), chosen.words), size)
+        return modality(Tokenizer.train(source.texts(train), chosen.tokenizer, chosen.vocabulary, chosen.words), size)
 
     def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
         if "causal" in needs:
@@ -78,7 +80,7 @@ class Texts(Kind):
     def whole(self, source: TextSource, modality: TextModality, quiet: bool) -> TokenSource:
         with Meter("tokenize", len(source), quiet=quiet) as meter:
             return tokenized(
-                source, modality.tokenizer, modality.size - 2, cache_or_none(), lambda done, _: meter.update(done)
+                source, modality.tokenizer, modality.room, cache_or_none(), lambda done, _: meter.update(done)
             )
 
     def base_lr(self, device: str, needs: frozenset[str], encoder: EncoderConfig) -> float:
@@ -90,7 +92,8 @@ class Texts(Kind):
         self, source: TextSource, modality: TextModality, train: np.ndarray, held: np.ndarray, quiet: bool
     ) -> Training:
         """Pieces of the documents; a document's pieces are on its side of the split."""
-        pieces, owner = self.whole(source, modality, quiet).cut(np.concatenate([train, held]))
+        whole, documents = self.whole(source, modality, quiet), np.concatenate([train, held])
+        pieces, owner = whole.windows(documents) if modality.running else whole.cut(documents)
         split = int((owner < len(train)).sum())
         return Training(pieces, np.arange(split), np.arange(split, len(pieces)))
 
