@@ -4,6 +4,7 @@ The tokens of a batch are put one after the other, [1, T]: every layer but atten
 gets them back in rows. So a padded position costs nothing anywhere else, and no text sees another.
 """
 
+import copy
 import json
 import math
 import re
@@ -75,6 +76,14 @@ class Packing(NamedTuple):
     rows: tuple[int, int]
     valid: Tensor
 
+    @classmethod
+    def of(cls, valid: Tensor) -> "Packing":
+        return cls(valid.flatten().nonzero()[:, 0], (valid.shape[0], valid.shape[1]), valid)
+
+    def positions(self) -> Tensor:
+        """Where each token lies in its row, int64 [T]."""
+        return self.flat % self.rows[1]
+
     def spread(self, packed: Tensor) -> Tensor:
         """[T, ...] to [B, L, ...], zero where there is no token."""
         b, length = self.rows
@@ -136,13 +145,13 @@ class TransformersEncoder(Encoder):
     """A transformers model that reads tokens: pooled is the mean over them.
 
     abilities: "causal" of those in which a token sees what lies before it alone; the others are "bidirectional" and have a
-    "masked_head" (see Encoder.abilities).
+    "masked_head" and a "generator" (see Encoder.abilities).
     """
 
     def __init__(self, config: EncoderConfig, model: Any) -> None:
         super().__init__()
         causal = model.config.model_type == "gpt2"
-        self.abilities = frozenset({"causal"} if causal else {"bidirectional", "masked_head"})
+        self.abilities = frozenset({"causal"} if causal else {"bidirectional", "masked_head", "generator"})
         self.config, self.model = config, model
         self.width = self.token_width = int(model.config.hidden_size)
         self.depth = int(model.config.num_hidden_layers) + 1
@@ -161,14 +170,13 @@ class TransformersEncoder(Encoder):
         if "causal" in self.abilities and bool(valid.all()):
             tokens = self._rows(inputs)
             return Encoded(tokens, tokens.mean(1), valid)
-        packing = Packing(valid.flatten().nonzero()[:, 0], (valid.shape[0], valid.shape[1]), valid)
-        at = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
+        packing = Packing.of(valid)
         # An architecture that knows no segments tells two texts by the [SEP] between them.
         known = inputs.segments is not None and getattr(self.model.config, "type_vocab_size", 0) > 1
         segments = {"token_type_ids": inputs.segments[valid][None]} if known and inputs.segments is not None else {}
         found = self.model(
             input_ids=inputs.ids[valid][None],
-            position_ids=at[valid][None],
+            position_ids=packing.positions()[None],
             packing=packing,
             use_cache=False,
             **segments,
@@ -206,6 +214,10 @@ class TransformersEncoder(Encoder):
                 head.load_state_dict(found)
         return head
 
+    def generator(self, share: float) -> "Generator":
+        """A fresh network that is `share` as wide and predicts tokens from this one's embeddings, ELECTRA's generator."""
+        return Generator(self, share)
+
     def adapted(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights of this network from a file of transformers', of the bare model or of one with a head."""
         prefix, found = self.model.base_model_prefix, {}
@@ -222,6 +234,40 @@ class TransformersEncoder(Encoder):
         if found := re.search(r"\b(?:layers?|h)\.(\d+)\.", name):
             return int(found.group(1)) + 1
         return 0 if re.search(r"embeddings|\bw[tp]e\b", name) else self.depth
+
+
+class Generator(nn.Module):
+    """A narrow masked language model on the embeddings of another encoder (BERT), which it shares.
+
+    Its layers, heads and feed-forward width are `share` of the encoder's, at least one head; its depth is the same.
+    The encoder is given at each call, so that the embeddings are one tensor with its and are saved once.
+    """
+
+    def __init__(self, encoder: TransformersEncoder, share: float) -> None:
+        super().__init__()
+        c = copy.deepcopy(encoder.model.config)
+        heads = max(1, round(c.num_attention_heads * share))
+        c.hidden_size = max(1, round(c.hidden_size * share / heads)) * heads
+        c.num_attention_heads, c.intermediate_size = heads, max(1, round(c.intermediate_size * share))
+        self.project = nn.Linear(encoder.width, c.hidden_size)
+        self.layers = type(encoder.model.encoder)(c)
+        self.dense, self.norm = (
+            nn.Linear(c.hidden_size, encoder.width),
+            nn.LayerNorm(encoder.width, eps=c.layer_norm_eps),
+        )
+        self.bias = nn.Parameter(torch.zeros(c.vocab_size))
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=c.initializer_range)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, encoder: TransformersEncoder, inputs: Tokens, at: Tensor) -> Tensor:
+        """Logits [n, V] of the n tokens that `at`, bool [B, L], names."""
+        packing = Packing.of(inputs.valid)
+        x = encoder.model.embeddings(input_ids=inputs.ids[inputs.valid][None], position_ids=packing.positions()[None])
+        x = self.layers(self.project(x), attention_mask=None, packing=packing, use_cache=False).last_hidden_state
+        x = self.norm(F.gelu(self.dense(x[0][at[inputs.valid]])))
+        return F.linear(x, encoder.embeddings, self.bias)
 
 
 class MaskedHead(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -17,9 +17,21 @@ def token_cross_entropy(
 
     smoothing: share of a target's weight that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     """
-    n = torch.tensor(float(len(target)), device=logits.device)
+    total = F.cross_entropy(logits.float(), target, reduction="sum", label_smoothing=smoothing)
+    return total / _tokens_of_a_rank(target)
+
+
+def token_binary_cross_entropy(logits: Float[Tensor, " n"], target: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
+    """The mean of -log sigmoid(logits) where the target is true, and of -log(1 - sigmoid(logits)) elsewhere, over the tokens
+    of all ranks as in `token_cross_entropy`."""
+    total = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="sum")
+    return total / _tokens_of_a_rank(target)
+
+
+def _tokens_of_a_rank(target: Tensor) -> Tensor:
+    """The mean number of tokens of a rank, at least one."""
+    n = torch.tensor(float(len(target)), device=target.device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(n)
         n /= dist.get_world_size()
-    total = F.cross_entropy(logits.float(), target, reduction="sum", label_smoothing=smoothing)
-    return total / n.clamp_min(1.0)
+    return n.clamp_min(1.0)

@@ -23,7 +23,7 @@ class Plan:
     settings: tuple[str, ...] = ()
 
 
-_TEXT = Plan("bert_tiny", "mlm", labels=(5, 50, 1.0), settings=("text.vocabulary=4000",))
+_TEXT = Plan("bert_tiny", labels=(5, 50, 1.0), settings=("text.vocabulary=4000",))
 _PLANS = {
     "mnist5k": Plan(
         "resnet10_x0.25",
