@@ -62,6 +62,7 @@ class Encoder(nn.Module):
         "bidirectional": a token's encoding depends on the whole text.
         "masked_head": `masked_head()` makes what predicts hidden tokens, and `embeddings` [V, D] is the table it is tied to.
         "generator": `generator(share)` makes a narrow network on its embeddings that predicts tokens.
+        "decoder": `decoder()` makes what writes a text from one vector.
         "causal": a token's encoding depends on it and those before it alone; `embeddings` as above, and `follow(ids, memory)`
         encodes further tokens of a text.
     """

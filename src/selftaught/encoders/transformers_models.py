@@ -70,11 +70,13 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class Packing(NamedTuple):
-    """Where the T packed tokens of a batch lie in its rows: flat int64 [T], into [B * L]; rows (B, L); valid [B, L]."""
+    """Where the T packed tokens of a batch lie in its rows: flat int64 [T], into [B * L]; rows (B, L); valid [B, L]. causal: no
+    token sees what follows it, whatever the architecture."""
 
     flat: Tensor
     rows: tuple[int, int]
     valid: Tensor
+    causal: bool = False
 
     @classmethod
     def of(cls, valid: Tensor) -> "Packing":
@@ -132,7 +134,9 @@ def _attend(
         return out.transpose(1, 2), None
     # Heads before tokens only inside the rows: [B, H, L, D].
     q, k, v = (packing.spread(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
-    causal = bool(getattr(module, "is_causal", False))  # what lies behind the end of a text is never looked at then
+    causal = packing.causal or bool(
+        getattr(module, "is_causal", False)
+    )  # what lies behind the end of a text is never looked at then
     mask = None if causal else packing.valid[:, None, None, :]
     out = _attention(q, k, v, mask, dropout, causal, scaling)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, packing.flat)[None], None
@@ -145,13 +149,13 @@ class TransformersEncoder(Encoder):
     """A transformers model that reads tokens: pooled is the mean over them.
 
     abilities: "causal" of those in which a token sees what lies before it alone; the others are "bidirectional" and have a
-    "masked_head" and a "generator" (see Encoder.abilities).
+    "masked_head", a "generator" and a "decoder" (see Encoder.abilities).
     """
 
     def __init__(self, config: EncoderConfig, model: Any) -> None:
         super().__init__()
         causal = model.config.model_type == "gpt2"
-        self.abilities = frozenset({"causal"} if causal else {"bidirectional", "masked_head", "generator"})
+        self.abilities = frozenset({"causal"} if causal else {"bidirectional", "masked_head", "generator", "decoder"})
         self.config, self.model = config, model
         self.width = self.token_width = int(model.config.hidden_size)
         self.depth = int(model.config.num_hidden_layers) + 1
@@ -218,6 +222,10 @@ class TransformersEncoder(Encoder):
         """A fresh network that is `share` as wide and predicts tokens from this one's embeddings, ELECTRA's generator."""
         return Generator(self, share)
 
+    def decoder(self) -> "TiedDecoder":
+        """What writes a text from one vector, with this encoder's own layers."""
+        return TiedDecoder(self)
+
     def adapted(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights of this network from a file of transformers', of the bare model or of one with a head."""
         prefix, found = self.model.base_model_prefix, {}
@@ -268,6 +276,37 @@ class Generator(nn.Module):
         x = self.layers(self.project(x), attention_mask=None, packing=packing, use_cache=False).last_hidden_state
         x = self.norm(F.gelu(self.dense(x[0][at[inputs.valid]])))
         return F.linear(x, encoder.embeddings, self.bias)
+
+
+class TiedDecoder(nn.Module):
+    """The layers of an encoder (BERT) run from left to right, each with a look at one vector between attention and
+    feed-forward: TSDAE's decoder, tied to the encoder.
+
+    Cross-attention to a single vector s gives it all its weight, whatever the query: W_o W_v s, so it needs neither queries nor
+    keys. The encoder is given at each call, so that its layers are saved once.
+    """
+
+    def __init__(self, encoder: TransformersEncoder) -> None:
+        super().__init__()
+        c, width = encoder.model.config, encoder.width
+        layers = range(c.num_hidden_layers)
+        self.value, self.out = (nn.ModuleList(nn.Linear(width, width) for _ in layers) for _ in range(2))
+        self.norm = nn.ModuleList(nn.LayerNorm(width, eps=c.layer_norm_eps) for _ in layers)
+        self.dropout = nn.Dropout(c.hidden_dropout_prob)
+        for layer in (*self.value, *self.out):
+            nn.init.normal_(layer.weight, std=c.initializer_range)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, encoder: TransformersEncoder, text: Tokens, vector: Tensor) -> Tensor:
+        """Text [B, L] and a vector for each, [B, D] -> tokens [B, L, D], each of what lies before it and of the vector."""
+        packing = Packing.of(text.valid)._replace(causal=True)
+        row = packing.flat // packing.rows[1]
+        x = encoder.model.embeddings(input_ids=text.ids[text.valid][None], position_ids=packing.positions()[None])
+        for layer, value, out, norm in zip(encoder.model.encoder.layer, self.value, self.out, self.norm, strict=True):
+            x = layer.attention(x, None, packing=packing)[0]
+            x = norm(x + self.dropout(out(value(vector))[row][None]))
+            x = layer.output(layer.intermediate(x), x)
+        return packing.spread(x[0])
 
 
 class MaskedHead(nn.Module):
