@@ -145,6 +145,10 @@ LONGER: dict[str, dict[str, Any]] = {
     "mae": {"steps": 800, "batch": 64, "settings": {"normalise": False}},
     "mlm": {"steps": 800, "batch": 64, "lr": 3e-3},
     "clm": {"steps": 600, "batch": 64, "lr": 1e-3},
+    "nsp": {"steps": 800, "batch": 64, "lr": 1e-3},
+    "sop": {"steps": 800, "batch": 64, "lr": 1e-3},
+    "electra": {"steps": 800, "batch": 64, "lr": 2e-3},
+    "tsdae": {"steps": 800, "batch": 64, "lr": 2e-3},
 }
 
 

@@ -20,7 +20,7 @@ SHORT = 0.1
 """Share of the sequences that are shortened at random, so that short ones are seen too (short_seq_prob)."""
 
 _END = re.compile("[.!?。！？…]+[\"'”’」』)）]*$")
-_SHORTER, _CUT, _ORDER, _FRONT = 11, 12, 13, 14  # streams of randomness
+_SHORTER, _CUT, _ORDER, _FRONT = 11, 12, 13, (14, 15)  # streams of randomness
 _GAP = 3  # special tokens of a pair
 
 
@@ -115,9 +115,9 @@ def _fitting(batch: Batch, first: _Part, second: _Part, room: int) -> tuple[_Par
     new_a = torch.minimum(a, (room - b).clamp_min((room + 1) // 2))
     new_b = torch.minimum(b, room - new_a)
     lost = (a - new_a, b - new_b)
-    u = batch.uniform(_FRONT, 2 * (int(torch.maximum(*lost).max()) + 1)) < 0.5
-    at = torch.arange(u.shape[1] // 2, device=u.device)
-    front = [(half & (at < n[:, None])).sum(1) for half, n in zip(u.chunk(2, dim=1), lost)]
+    most = int(torch.maximum(*lost).max()) + 1
+    at = torch.arange(most, device=a.device)
+    front = [((batch.uniform(stream, most) < 0.5) & (at < n[:, None])).sum(1) for stream, n in zip(_FRONT, lost)]
     return (
         first._replace(begin=first.begin + front[0], length=new_a),
         second._replace(begin=second.begin + front[1], length=new_b),
