@@ -17,7 +17,7 @@ from selftaught.downstream.beam import beam_search
 from selftaught.downstream.decoder import Decoder, KeyValue, Memory
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
-from selftaught.losses.tokens import token_cross_entropy
+from selftaught.losses.tokens import token_accuracy, token_cross_entropy
 from selftaught.modality.base import Modality
 from selftaught.modality.text import TextModality
 
@@ -101,7 +101,7 @@ class Translate(Downstream):
         guessed = target.valid[:, 1:]
         logits = F.linear(hidden[guessed], self._table, self.bias).float()  # argmax is slow in bf16
         ids = target.ids[:, 1:][guessed]
-        accuracy = (logits.detach().argmax(1) == ids).float().mean()
+        accuracy = token_accuracy(logits, ids)
         return Step(token_cross_entropy(logits, ids, self.config.smoothing), {"accuracy": accuracy})
 
     def generate(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -172,7 +172,7 @@ class TransformersEncoder(Encoder):
         valid = inputs.valid
         # Rows of one running text: nothing to leave out, and moving tokens about would cost a tenth of a small step.
         if "causal" in self.abilities and bool(valid.all()):
-            tokens = self._rows(inputs)
+            tokens = self.follow(inputs.ids, None)
             return Encoded(tokens, tokens.mean(1), valid)
         packing = Packing.of(valid)
         # An architecture that knows no segments tells two texts by the [SEP] between them.
@@ -188,10 +188,6 @@ class TransformersEncoder(Encoder):
         tokens = packing.spread(found[0])
         count = valid.sum(1, keepdim=True).clamp_min(1)
         return Encoded(tokens, tokens.sum(1) / count.to(tokens.dtype), valid)
-
-    def _rows(self, inputs: Tokens) -> Tensor:
-        """Tokens [B, L, D] of texts that are all equally long."""
-        return self.follow(inputs.ids, None)
 
     def follow(self, ids: Tensor, memory: dict[int, tuple[Tensor, Tensor]] | None) -> Tensor:
         """Encode ids [B, L] after those of earlier calls with the same `memory`, an empty dict at first: tokens [B, L, D].
@@ -259,11 +255,7 @@ class Generator(nn.Module):
         c.num_attention_heads, c.intermediate_size = heads, max(1, round(c.intermediate_size * share))
         self.project = nn.Linear(encoder.width, c.hidden_size)
         self.layers = type(encoder.model.encoder)(c)
-        self.dense, self.norm = (
-            nn.Linear(c.hidden_size, encoder.width),
-            nn.LayerNorm(encoder.width, eps=c.layer_norm_eps),
-        )
-        self.bias = nn.Parameter(torch.zeros(c.vocab_size))
+        self.head = MaskedHead(c.hidden_size, c.vocab_size, c.layer_norm_eps, c.initializer_range, out=encoder.width)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=c.initializer_range)
@@ -274,8 +266,7 @@ class Generator(nn.Module):
         packing = Packing.of(inputs.valid)
         x = encoder.model.embeddings(input_ids=inputs.ids[inputs.valid][None], position_ids=packing.positions()[None])
         x = self.layers(self.project(x), attention_mask=None, packing=packing, use_cache=False).last_hidden_state
-        x = self.norm(F.gelu(self.dense(x[0][at[inputs.valid]])))
-        return F.linear(x, encoder.embeddings, self.bias)
+        return self.head(x[0][at[inputs.valid]], encoder.embeddings)
 
 
 class TiedDecoder(nn.Module):
@@ -312,12 +303,13 @@ class TiedDecoder(nn.Module):
 class MaskedHead(nn.Module):
     """BERT's head for hidden tokens: dense, GELU, LayerNorm, then the token embeddings and a bias.
 
-    The embeddings are given at each call, so that they are one tensor with the encoder's and are saved once.
+    The embeddings are given at each call, so that they are one tensor with the encoder's and are saved once. out: their
+    width, where it is not that of the tokens.
     """
 
-    def __init__(self, width: int, vocabulary: int, eps: float, spread: float) -> None:
+    def __init__(self, width: int, vocabulary: int, eps: float, spread: float, out: int | None = None) -> None:
         super().__init__()
-        self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=eps)
+        self.dense, self.norm = nn.Linear(width, out or width), nn.LayerNorm(out or width, eps=eps)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         nn.init.normal_(self.dense.weight, std=spread)
         nn.init.zeros_(self.dense.bias)

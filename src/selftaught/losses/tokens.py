@@ -21,6 +21,11 @@ def token_cross_entropy(
     return total / _tokens_of_a_rank(target)
 
 
+def token_accuracy(logits: Float[Tensor, "n v"], target: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    """The share of the tokens whose likeliest guess is right, detached; 0 where there is none."""
+    return (logits.detach().argmax(1) == target).sum() / max(1, len(target))
+
+
 def token_binary_cross_entropy(logits: Float[Tensor, " n"], target: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
     """The mean of -log sigmoid(logits) where the target is true, and of -log(1 - sigmoid(logits)) elsewhere, over the tokens
     of all ranks as in `token_cross_entropy`."""

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from selftaught.batch import Batch, Step
 from selftaught.encoders import Encoder
-from selftaught.losses.tokens import token_cross_entropy
+from selftaught.losses.tokens import token_accuracy, token_cross_entropy
 from selftaught.modality.text import TextModality
 from selftaught.pretext.base import Pretext
 
@@ -49,8 +49,7 @@ class CLM(Pretext):
         hidden = self.encoder(before).tokens[guessed]
         logits = hidden @ cast(Any, self.encoder).embeddings.T  # tied, as in GPT-2
         target = text.ids[:, 1:][guessed]
-        accuracy = (logits.detach().argmax(1) == target).float().mean()
-        return Step(token_cross_entropy(logits, target), {"accuracy": accuracy})
+        return Step(token_cross_entropy(logits, target), {"accuracy": token_accuracy(logits, target)})
 
     def chance(self, batch_size: int) -> float:
         """All tokens alike."""

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from selftaught.batch import Batch, Step
 from selftaught.encoders import Encoder
 from selftaught.heads import PairHead
-from selftaught.losses.tokens import token_cross_entropy
+from selftaught.losses.tokens import token_accuracy, token_cross_entropy
 from selftaught.modality.text import TextModality
 from selftaught.modality.text.mask import Masking, hide
 from selftaught.modality.text.pairs import pairs
@@ -54,14 +54,12 @@ class MLM(Pretext):
         logits = self.head(tokens[chosen], self.encoder.embeddings)
         target = text.ids[chosen]
         loss = token_cross_entropy(logits, target)
-        accuracy = (logits.detach().argmax(1) == target).sum() / max(1, len(target))
-        metrics = {"accuracy": accuracy, "masked": chosen.sum() / text.valid.sum()}
+        metrics = {"accuracy": token_accuracy(logits, target), "masked": chosen.sum() / text.valid.sum()}
         if pair is not None and self.order_head is not None:
             guess, truth = self.order_head(tokens)[pair.known], pair.label[pair.known]
             order = token_cross_entropy(guess, truth)
-            right = (guess.detach().argmax(1) == truth).sum() / max(1, len(truth))
             loss = loss + order
-            metrics |= {"order_loss": order.detach(), "order_accuracy": right}
+            metrics |= {"order_loss": order.detach(), "order_accuracy": token_accuracy(guess, truth)}
         return Step(loss, metrics)
 
     def chance(self, batch_size: int) -> float:

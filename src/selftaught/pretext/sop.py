@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from selftaught.batch import Batch, Step
 from selftaught.encoders import Encoder
 from selftaught.heads import PairHead
-from selftaught.losses.tokens import token_cross_entropy
+from selftaught.losses.tokens import token_accuracy, token_cross_entropy
 from selftaught.modality.text import TextModality
 from selftaught.modality.text.pairs import pairs
 from selftaught.pretext.base import Pretext
@@ -40,8 +40,8 @@ class SOP(Pretext):
         pair = pairs(self.modality, batch, "sop")
         logits = self.head(self.encoder(pair.tokens).tokens)[pair.known]
         target = pair.label[pair.known]
-        accuracy = (logits.detach().argmax(1) == target).sum() / max(1, len(target))
-        return Step(token_cross_entropy(logits, target), {"accuracy": accuracy, "swapped": pair.label.float().mean()})
+        metrics = {"accuracy": token_accuracy(logits, target), "swapped": pair.label.float().mean()}
+        return Step(token_cross_entropy(logits, target), metrics)
 
     def chance(self, batch_size: int) -> float:
         """Both answers alike."""

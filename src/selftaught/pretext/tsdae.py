@@ -11,7 +11,7 @@ from typing import Any, cast
 from selftaught.batch import Batch, Step
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
-from selftaught.losses.tokens import token_cross_entropy
+from selftaught.losses.tokens import token_accuracy, token_cross_entropy
 from selftaught.modality.text import TextModality, TextView
 from selftaught.pretext.base import Pretext
 
@@ -50,9 +50,8 @@ class TSDAE(Pretext):
         guessed = text.valid[:, 1:]  # each token from those before it
         logits = self.head(written[:, :-1][guessed], self.encoder.embeddings)
         target = text.ids[:, 1:][guessed]
-        accuracy = (logits.detach().argmax(1) == target).float().mean()
         kept = left.valid.sum() / text.valid.sum()
-        return Step(token_cross_entropy(logits, target), {"accuracy": accuracy, "kept": kept})
+        return Step(token_cross_entropy(logits, target), {"accuracy": token_accuracy(logits, target), "kept": kept})
 
     def chance(self, batch_size: int) -> float:
         """All tokens alike."""

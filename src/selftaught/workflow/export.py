@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from selftaught import bundle, disk
 from selftaught.errors import UserError
 
@@ -21,9 +19,9 @@ def export(run: Path, out: Path) -> Path:
         )
     if out.exists():
         raise UserError(f"'{out}' exists; name another folder with --out, or remove it")
-    head = bundle.find(run) / "masked_head.safetensors"
+    head = bundle.masked_head(run, loaded)
     with disk.filling(out):
-        _transformers(loaded, load_file(head) if head.is_file() else None, out)
+        _transformers(loaded, None if head is None else head.state_dict(), out)
     return out
 
 

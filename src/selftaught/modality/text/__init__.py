@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,8 @@ class TextModality(Modality):
     """
 
     name = "text"
+    frame: ClassVar[int] = 1
+    """Special tokens on either side of a text."""
 
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         if length < LEAST:
@@ -58,7 +61,7 @@ class TextModality(Modality):
     @property
     def room(self) -> int:
         """Tokens of text in a sequence, beside the special ones."""
-        return self.size - 2
+        return self.size - 2 * self.frame
 
     def window(self, batch: Batch, stream: int) -> Tokens:
         """What a causal language model learns from: the texts as they are (see RunningText.window)."""
@@ -77,19 +80,19 @@ class TextModality(Modality):
         if view == TextView():
             return self.plain(batch)
         whole = self.plain(batch)
-        inner = whole.valid.sum(1) - 2
+        inner = whole.valid.sum(1) - 2 * self.frame
         u = batch.uniform(stream, whole.ids.shape[1] + 2)
         low, high = view.crop
         kept = ((low + u[:, 0] * (high - low)) * inner).ceil().clamp_min(1)
-        begin = 1 + (u[:, 1] * (inner - kept + 1)).floor()
+        begin = self.frame + (u[:, 1] * (inner - kept + 1)).floor()
         at = torch.arange(whole.ids.shape[1], device=u.device)
         inside = (at >= begin[:, None]) & (at < (begin + kept)[:, None])
         stays = inside & (u[:, 2:] >= view.drop)
         # The token with the largest number stays whatever happens, so that no text becomes empty.
         surest = u[:, 2:].masked_fill(~inside, -1.0).argmax(1, keepdim=True)
         stays.scatter_(1, surest, True)
-        stays |= (at == 0) | (at == (inner + 1)[:, None])
-        return closed_up(whole, stays & whole.valid, self.tokenizer.pad)
+        stays |= (at < self.frame) | (at >= (inner + self.frame)[:, None])
+        return _closed_up(whole, stays & whole.valid, self.tokenizer.pad)
 
     def plain(self, batch: Batch) -> Tokens:
         """The texts between their special tokens, cut to `size`."""
@@ -164,7 +167,7 @@ class TextModality(Modality):
         )
 
 
-def closed_up(tokens: Tokens, stays: Tensor, pad: int) -> Tokens:
+def _closed_up(tokens: Tokens, stays: Tensor, pad: int) -> Tokens:
     """Only the tokens that stay, moved to the left."""
     order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)
     count = stays.sum(1, keepdim=True)

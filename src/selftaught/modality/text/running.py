@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from selftaught.batch import Batch, Tokens
-from selftaught.modality.text import TextModality, TextView, closed_up
+from selftaught.modality.text import TextModality
 
 
 class RunningText(TextModality):
@@ -16,12 +16,7 @@ class RunningText(TextModality):
     begins.
     """
 
-    running = True
-
-    @property
-    def room(self) -> int:
-        """All of a sequence is text."""
-        return self.size
+    running, frame = True, 0
 
     def plain(self, batch: Batch) -> Tokens:
         """The first `size` tokens of each row."""
@@ -32,20 +27,6 @@ class RunningText(TextModality):
         free = (batch.inputs["length"] - self.size).clamp_min(1)
         begin = (batch.uniform(stream, 1)[:, 0].double() * free).long().clamp_max(free - 1)
         return self._from(batch, begin, self.size + 1)
-
-    def view(self, batch: Batch, view: TextView, stream: int) -> Tokens:
-        """One run of each text's tokens, some of them left out; at least one stays."""
-        whole = self.plain(batch)
-        count = whole.valid.sum(1)
-        u = batch.uniform(stream, whole.ids.shape[1] + 2)
-        low, high = view.crop
-        kept = ((low + u[:, 0] * (high - low)) * count).ceil().clamp_min(1)
-        begin = (u[:, 1] * (count - kept + 1)).floor()
-        at = torch.arange(whole.ids.shape[1], device=u.device)
-        inside = (at >= begin[:, None]) & (at < (begin + kept)[:, None])
-        stays = inside & (u[:, 2:] >= view.drop)
-        stays.scatter_(1, u[:, 2:].masked_fill(~inside, -1.0).argmax(1, keepdim=True), True)
-        return closed_up(whole, stays & whole.valid, self.tokenizer.pad)
 
     def _from(self, batch: Batch, begin: Tensor, most: int) -> Tokens:
         """At most `most` tokens of each row, from `begin` on."""
