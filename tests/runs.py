@@ -93,6 +93,8 @@ def folder(name: str) -> Path:
 
 def run_verb(arguments: list[str], cwd: str, env: dict[str, str], output: str, kill: tuple[str, int] | None) -> None:
     """In the new process: run the command line, its output in files; see `start` for `kill`."""
+    # A shell without job control starts what it puts into the background with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     os.environ.update(env)
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
