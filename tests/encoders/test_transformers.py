@@ -10,7 +10,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Model
 
 from selftaught.batch import Tokens
 from selftaught.encoders import EncoderConfig, build
-from selftaught.encoders.transformers_models import SIZES, TransformersEncoder, describe
+from selftaught.encoders.transformers_models import TransformersEncoder
+from selftaught.encoders.transformers_sizes import SIZES, describe
 from selftaught.errors import UserError
 
 CONFIG = EncoderConfig("bert_tiny", 32, 0, options=describe("bert_tiny"), vocabulary=300)

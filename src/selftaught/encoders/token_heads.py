@@ -1,0 +1,101 @@
+"""What pretext tasks put on encoders of text: heads that predict tokens, a generator, a decoder."""
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selftaught.batch import Tokens
+from selftaught.encoders.packing import Packing
+
+if TYPE_CHECKING:
+    from selftaught.encoders.transformers_models import TransformersEncoder
+
+
+class Generator(nn.Module):
+    """A narrow masked language model on the embeddings of another encoder (BERT), which it shares.
+
+    Its layers, heads and feed-forward width are `share` of the encoder's, at least one head; its depth is the same.
+    The encoder is given at each call, so that the embeddings are one tensor with its and are saved once.
+    """
+
+    def __init__(self, encoder: "TransformersEncoder", share: float) -> None:
+        super().__init__()
+        c = copy.deepcopy(encoder.model.config)
+        heads = max(1, round(c.num_attention_heads * share))
+        c.hidden_size = max(1, round(c.hidden_size * share / heads)) * heads
+        c.num_attention_heads, c.intermediate_size = heads, max(1, round(c.intermediate_size * share))
+        self.project = nn.Linear(encoder.width, c.hidden_size)
+        self.layers = type(encoder.model.encoder)(c)
+        self.head = MaskedHead(c.hidden_size, c.vocab_size, c.layer_norm_eps, c.initializer_range, out=encoder.width)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=c.initializer_range)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, encoder: "TransformersEncoder", inputs: Tokens, at: Tensor) -> Tensor:
+        """Logits [n, V] of the n tokens that `at`, bool [B, L], names."""
+        packing = Packing.of(inputs.valid)
+        x = encoder.model.embeddings(input_ids=inputs.ids[inputs.valid][None], position_ids=packing.positions()[None])
+        x = self.layers(self.project(x), attention_mask=None, packing=packing, use_cache=False).last_hidden_state
+        return self.head(x[0][at[inputs.valid]], encoder.embeddings)
+
+
+class TiedDecoder(nn.Module):
+    """The layers of an encoder (BERT) run from left to right, each with a look at one vector between attention and
+    feed-forward: TSDAE's decoder, tied to the encoder.
+
+    Cross-attention to a single vector s gives it all its weight, whatever the query: W_o W_v s, so it needs neither queries nor
+    keys. The encoder is given at each call, so that its layers are saved once.
+    """
+
+    def __init__(self, encoder: "TransformersEncoder") -> None:
+        super().__init__()
+        c, width = encoder.model.config, encoder.width
+        layers = range(c.num_hidden_layers)
+        self.value, self.out = (nn.ModuleList(nn.Linear(width, width) for _ in layers) for _ in range(2))
+        self.norm = nn.ModuleList(nn.LayerNorm(width, eps=c.layer_norm_eps) for _ in layers)
+        self.dropout = nn.Dropout(c.hidden_dropout_prob)
+        for layer in (*self.value, *self.out):
+            nn.init.normal_(layer.weight, std=c.initializer_range)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, encoder: "TransformersEncoder", text: Tokens, vector: Tensor) -> Tensor:
+        """Text [B, L] and a vector for each, [B, D] -> tokens [B, L, D], each of what lies before it and of the vector."""
+        packing = Packing.of(text.valid)._replace(causal=True)
+        row = packing.flat // packing.rows[1]
+        x = encoder.model.embeddings(input_ids=text.ids[text.valid][None], position_ids=packing.positions()[None])
+        for layer, value, out, norm in zip(encoder.model.encoder.layer, self.value, self.out, self.norm, strict=True):
+            x = layer.attention(x, None, packing=packing)[0]
+            x = norm(x + self.dropout(out(value(vector))[row][None]))
+            x = layer.output(layer.intermediate(x), x)
+        return packing.spread(x[0])
+
+
+class MaskedHead(nn.Module):
+    """BERT's head for hidden tokens: dense, GELU, LayerNorm, then the token embeddings and a bias.
+
+    The embeddings are given at each call, so that they are one tensor with the encoder's and are saved once. out: their
+    width, where it is not that of the tokens.
+    """
+
+    def __init__(self, width: int, vocabulary: int, eps: float, spread: float, out: int | None = None) -> None:
+        super().__init__()
+        self.dense, self.norm = nn.Linear(width, out or width), nn.LayerNorm(out or width, eps=eps)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        nn.init.normal_(self.dense.weight, std=spread)
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, tokens: Tensor, embeddings: Tensor) -> Tensor:
+        """tokens [n, D], embeddings [V, D] -> logits [n, V]."""
+        return F.linear(self.norm(F.gelu(self.dense(tokens))), embeddings, self.bias)
+
+    NAMES = {  # noqa: RUF012 - ours to BertForMaskedLM's
+        "dense.weight": "cls.predictions.transform.dense.weight",
+        "dense.bias": "cls.predictions.transform.dense.bias",
+        "norm.weight": "cls.predictions.transform.LayerNorm.weight",
+        "norm.bias": "cls.predictions.transform.LayerNorm.bias",
+        "bias": "cls.predictions.bias",
+    }
