@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,23 @@ from selftaught.workflow.kinds.texts import Texts
 from tests import runs
 from tests.modality.corpus import english
 
-BERT = ("--pretext", "mlm", "--encoder", "bert_tiny", "--size", 32, "--set", "text.vocabulary=1000")
+SMALL = ("--size", 32, "--set", "text.vocabulary=1000")
+BERT = ("--pretext", "mlm", "--encoder", "bert_tiny", *SMALL)
+CHECKPOINTS: dict[
+    str, dict[str, Any]
+] = {  # some that transformers makes; ModernBERT's with and without the optional biases
+    "bert": {"model_type": "bert"},
+    "modernbert": {"model_type": "modernbert", "local_attention": 8, "pad_token_id": 0},
+    "modernbert_biased": {
+        "model_type": "modernbert",
+        "pad_token_id": None,
+        "classifier_bias": True,
+        "norm_bias": True,
+        "attention_bias": True,
+        "classifier_activation": "relu",
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 500.0}},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +57,14 @@ def data() -> Path:
 def run(data: Path) -> Path:
     out = runs.folder("mlm-run")
     runs.succeed("pretrain", data, *BERT, "--steps", 6, "--batch", 16, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def modern(data: Path) -> Path:
+    out = runs.folder("modern-run")
+    words = ("--pretext", "mlm", "--encoder", "modernbert_tiny", *SMALL)
+    runs.succeed("pretrain", data, *words, "--steps", 6, "--batch", 16, "--out", out)
     return out
 
 
@@ -127,6 +152,25 @@ def test_low_rank_finetuning_resumes_and_leaves_an_ordinary_classifier(run: Path
     assert len((tmp_path / "found.csv").read_text().splitlines()) == len(english()) + 1
 
 
+def test_modernbert_goes_the_whole_way(modern: Path, data: Path, tmp_path: Path) -> None:
+    for pretext in ("simclr", "simcse"):
+        words = ("--pretext", pretext, "--encoder", "modernbert_tiny", *SMALL, "--steps", 2, "--batch", 16)
+        runs.succeed("pretrain", data, *words, "--out", tmp_path / pretext)
+        assert selftaught.load(tmp_path / pretext)(["some text"]).shape == (1, 128)
+    rows = selftaught.evaluate(modern, str(data), labels=[1.0], draws=1, quiet=True)["rows"]
+    assert {r["features"] for r in rows} == {"pretrained", "random_init", "raw", "unigram"}
+    few = ("--labels", 5, "--epochs", 1, "--no-scratch")
+    for more in (("--mode", "lora4"), ("--set", "optim.layer_decay=0.75")):
+        out = tmp_path / more[1]
+        runs.succeed("finetune", modern, data, *few, *more, "--out", out)
+        before, after = (load_torch(folder / "encoder" / "encoder.safetensors") for folder in (modern, out))
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        adapted = {f"layers.{i}.attn.Wqkv.weight" for i in range(4)}
+        assert changed == (adapted if more[1] == "lora4" else set(before))
+    goes_on = ("--pretext", "mlm", "--encoder", modern, "--steps", 1, "--batch", 16)
+    runs.succeed("pretrain", data, *goes_on, "--out", tmp_path / "on")
+
+
 def test_a_stopped_run_goes_on_to_the_same_bits(run: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     words = ("pretrain", data, *BERT, "--steps", 6, "--batch", 16, "--out", out)
@@ -190,10 +234,13 @@ def test_without_the_extra_text_is_one_line_and_the_rest_works(data: Path, tmp_p
     assert "mlm" in listed.stdout
 
 
-def test_the_exported_folder_opens_in_transformers_with_the_same_logits(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["run", "modern"])
+def test_the_exported_folder_opens_in_transformers_with_the_same_logits(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-    out = tmp_path / "exported"
+    run, out = request.getfixturevalue(which), tmp_path / "exported"
     runs.succeed("export", run, "--out", out)
     bundle = selftaught.load(run)
     head = bundle.encoder.masked_head()
@@ -227,17 +274,20 @@ def test_a_causal_model_opens_in_transformers(data: Path, tmp_path: Path) -> Non
         torch.testing.assert_close(model(input_ids=tokens.ids).logits, mine, rtol=1e-5, atol=1e-5)
 
 
-def test_a_checkpoint_of_transformers_is_continued(run: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_of_transformers_is_continued(name: str, run: Path, data: Path, tmp_path: Path) -> None:
     """Its logits are unchanged before the first step, its tokenizer is used, and the run stands on its own afterwards."""
-    from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+    from transformers import AutoConfig, AutoModelForMaskedLM
 
     folder = tmp_path / "checkpoint"
     runs.succeed("export", run, "--out", folder)  # for its tokenizer
     size = selftaught.load(run).modality.tokenizer.vocabulary
-    config = BertConfig(
-        vocab_size=size, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128
-    )
-    BertForMaskedLM(config).save_pretrained(folder)
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    config = AutoConfig.for_model(**CHECKPOINTS[name], **shape, vocab_size=size)
+    model = AutoModelForMaskedLM.from_config(config)
+    for parameter in model.parameters():  # biases and norms as well
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
     theirs = AutoModelForMaskedLM.from_pretrained(folder).eval()
 
     tokenizer = Tokenizer.load(folder)

@@ -15,7 +15,7 @@ from selftaught.data import Source, open_data
 from selftaught.data.texts import from_list
 from selftaught.data.tokens import tokenized
 from selftaught.encoders import EncoderConfig, build
-from selftaught.encoders.transformers_models import describe
+from selftaught.encoders.transformers_sizes import SIZES, describe
 from selftaught.modality.image import ImageModality
 from selftaught.modality.text import TextModality, Tokenizer
 from selftaught.pretext import Pretext, find
@@ -88,6 +88,7 @@ def make(name: str, encoder: str | None = None, seed: int = 0, **settings: objec
     text = kind.kinds == {"text"}
     if text:
         architecture = "gpt2_nano" if "causal" in kind.needs else "bert_tiny"
+        architecture = encoder if encoder in SIZES else architecture
         options, size = describe(architecture), text_modality().tokenizer.vocabulary
         config = EncoderConfig(architecture, LENGTH, 0, options=options, vocabulary=size)
     else:

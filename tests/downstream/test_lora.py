@@ -1,4 +1,4 @@
-"""Low-rank adaptation on BERT, GPT-2 and a vision transformer: the start, the gradient, the merge, and what is refused."""
+"""Low-rank adaptation of encoders of text and a vision transformer: the start, the gradient, the merge, and what is refused."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from selftaught.encoders import Encoder, EncoderConfig, build
 from selftaught.encoders.transformers_models import describe
 from selftaught.errors import UserError
 
-ADAPTED = {"bert_tiny": 4, "gpt2_nano": 4, "vit_micro": 6, "vit_tiny_patch16_224": 12}
+ADAPTED = {"bert_tiny": 4, "modernbert_tiny": 4, "gpt2_nano": 4, "vit_micro": 6, "vit_tiny_patch16_224": 12}
 
 
 def encoder_called(name: str) -> Encoder:

@@ -1,20 +1,26 @@
 """Encoders of text against transformers itself: packed or padded, the same numbers; and no text sees another."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Model
+from tests.contracts.conftest import make
+from transformers import BertConfig, BertForMaskedLM, GPT2Model, ModernBertConfig, ModernBertForMaskedLM
 
 from selftaught.batch import Tokens
 from selftaught.encoders import EncoderConfig, build
-from selftaught.encoders.transformers_models import TransformersEncoder
+from selftaught.encoders.transformers_models import TransformersEncoder, bare_model
 from selftaught.encoders.transformers_sizes import SIZES, describe
 from selftaught.errors import UserError
 
 CONFIG = EncoderConfig("bert_tiny", 32, 0, options=describe("bert_tiny"), vocabulary=300)
+WINDOW = {"local_attention": 8}  # four tokens to each side: less than the longer texts
+MODERN = EncoderConfig("modernbert_tiny", 32, 0, options={**describe("modernbert_tiny"), **WINDOW}, vocabulary=300)
+BOTH, NAMED = (CONFIG, MODERN), ("bert", "modernbert")
 
 
 def tokens(lengths: tuple[int, ...] = (20, 3, 11, 2)) -> Tokens:
@@ -24,15 +30,16 @@ def tokens(lengths: tuple[int, ...] = (20, 3, 11, 2)) -> Tokens:
     return Tokens(ids, valid, valid)
 
 
-def theirs(encoder: TransformersEncoder) -> BertModel:
-    config = BertConfig(**{**CONFIG.options, "vocab_size": 300, "max_position_embeddings": 32})
-    model = BertModel(config, add_pooling_layer=False).eval()
+def theirs(encoder: TransformersEncoder) -> Any:
+    """The same weights in transformers' own padded model."""
+    model = bare_model(copy.deepcopy(encoder.model.config), "eager").eval()
     model.load_state_dict(encoder.model.state_dict())
     return model
 
 
-def test_packed_is_padded() -> None:
-    encoder, x = build(CONFIG).eval(), tokens()
+@pytest.mark.parametrize("config", BOTH, ids=NAMED)
+def test_packed_is_padded(config: EncoderConfig) -> None:
+    encoder, x = build(config).eval(), tokens()
     assert isinstance(encoder, TransformersEncoder)
     found = encoder(x)
     expected = theirs(encoder)(input_ids=x.ids, attention_mask=x.valid.long()).last_hidden_state
@@ -42,8 +49,9 @@ def test_packed_is_padded() -> None:
     torch.testing.assert_close(found.pooled, torch.stack(means), rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_are_those_of_the_padded_model() -> None:
-    encoder, x = build(CONFIG).eval(), tokens()
+@pytest.mark.parametrize("config", BOTH, ids=NAMED)
+def test_gradients_are_those_of_the_padded_model(config: EncoderConfig) -> None:
+    encoder, x = build(config).eval(), tokens()
     assert isinstance(encoder, TransformersEncoder)
     model = theirs(encoder)
     weight = torch.randn(x.valid.sum(), 128, generator=torch.Generator().manual_seed(1))
@@ -54,14 +62,51 @@ def test_gradients_are_those_of_the_padded_model() -> None:
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_no_text_sees_another() -> None:
-    encoder, x = build(CONFIG).eval(), tokens()
+@pytest.mark.parametrize("config", BOTH, ids=NAMED)
+def test_no_text_sees_another(config: EncoderConfig) -> None:
+    encoder, x = build(config).eval(), tokens()
     before = encoder(x).tokens
     others = x.ids.clone()
     others[1:] = (others[1:] + 7) % 295 + 5
     assert torch.equal(encoder(x._replace(ids=others)).tokens[0], before[0])
     alone = encoder(Tokens(x.ids[:1], x.valid[:1], x.starts[:1])).tokens[0]
     torch.testing.assert_close(alone, before[0], rtol=1e-5, atol=1e-5)
+
+
+def test_modernbert_is_the_published_one_and_texts_longer_than_its_window_are_read_as_transformers_does() -> None:
+    size = SIZES["modernbert_base"]
+    mine, published = ModernBertConfig(**size).to_dict(), ModernBertConfig().to_dict()
+    apart = {name for name in published if mine[name] != published[name]}
+    assert apart == {"attention_dropout", *(n for n in published if n.endswith("_token_id"))}
+    config = EncoderConfig("modernbert_tiny", 160, 0, options=describe("modernbert_tiny"), vocabulary=300)
+    encoder, x = build(config).eval(), tokens((150, 3, 160, 80))
+    assert isinstance(encoder, TransformersEncoder)
+    model = theirs(encoder)
+    asked = {"input_ids": x.ids, "attention_mask": x.valid.long()}
+    with torch.no_grad():
+        found, expected = encoder(x).tokens[x.valid], model(**asked).last_hidden_state[x.valid]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        model.config.sliding_window = 160
+        assert (model(**asked).last_hidden_state[x.valid] - found).abs().max() > 1e-2
+
+
+def test_modernbert_begins_with_the_weights_that_transformers_draws() -> None:
+    config = EncoderConfig("modernbert_mini", 32, 0, options=describe("modernbert_mini"), vocabulary=2000)
+    encoder = build(config)
+    assert isinstance(encoder, TransformersEncoder)
+    mine = {f"model.{n}": t for n, t in encoder.model.state_dict().items()}
+    mine |= encoder.masked_head().exported(encoder.embeddings)
+    other = ModernBertForMaskedLM(encoder.model.config).state_dict()
+    assert set(mine) == set(other)
+    for name, value in other.items():
+        torch.testing.assert_close(mine[name].std(), value.std(), rtol=0.05, atol=1e-6, msg=name)
+        torch.testing.assert_close(mine[name].abs().max(), value.abs().max(), rtol=0.05, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("pretext", ["electra", "tsdae"])
+def test_modernbert_has_neither_generator_nor_decoder(pretext: str) -> None:
+    with pytest.raises(UserError, match=r"'modernbert_tiny' cannot; use a bert_\* encoder"):
+        make(pretext, "modernbert_tiny")
 
 
 def test_equally_long_rows_are_encoded_as_packed_ones_are() -> None:
@@ -86,12 +131,14 @@ def test_token_by_token_is_all_at_once() -> None:
     torch.testing.assert_close(torch.cat(parts, 1), encoder(x).tokens, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bert_tiny", "bert_mini", "bert_small", "bert_medium"])
+@pytest.mark.parametrize(
+    "name", ["bert_tiny", "bert_mini", "bert_small", "bert_medium", "modernbert_tiny", "modernbert_mini"]
+)
 def test_sizes_and_layers(name: str) -> None:
     encoder = build(EncoderConfig(name, 16, 0, options=describe(name), vocabulary=300))
     assert encoder.width == SIZES[name]["hidden_size"]
     layers = {encoder.layer_of(n) for n, _ in encoder.named_parameters()}
-    assert layers == set(range(encoder.depth))
+    assert layers == set(range(encoder.depth + name.startswith("modern")))  # a norm behind the last layer
     with pytest.raises(UserError, match="cannot skip them"):
         encoder(tokens((4, 4)), torch.zeros(2, 1, dtype=torch.int64))
 

@@ -1,14 +1,15 @@
 """Masked language modelling against transformers' own loss, and against its formula written out."""
 
+import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from transformers import AutoModelForMaskedLM
 
 from selftaught.batch import Batch, Tokens
-from selftaught.encoders.transformers_models import MaskedHead
 from selftaught.errors import UserError
 from selftaught.modality.text.mask import Hidden, hide
 from selftaught.pretext.mlm import MLM
@@ -26,20 +27,21 @@ def shown(task: MLM, batch: Batch) -> tuple[Tokens, Hidden]:
     return text, hide(task.modality, text, batch, task.config)
 
 
-def theirs(task: MLM) -> BertForMaskedLM:
+def theirs(task: MLM) -> Any:
     """The same weights in transformers' model."""
-    model = BertForMaskedLM(BertConfig(**task.encoder.model.config.to_dict())).eval()
-    weights = {f"bert.{n}": t for n, t in task.encoder.model.state_dict().items()}
-    weights |= {MaskedHead.NAMES[n]: t for n, t in task.head.state_dict().items()}
-    weights["cls.predictions.decoder.weight"] = task.encoder.embeddings
-    weights["cls.predictions.decoder.bias"] = task.head.bias
-    model.load_state_dict(weights)
+    config = copy.deepcopy(task.encoder.model.config)
+    model = AutoModelForMaskedLM.from_config(config, attn_implementation="eager").eval()
+    weights = {f"{model.base_model_prefix}.{n}": t for n, t in task.encoder.model.state_dict().items()}
+    model.load_state_dict(weights | task.head.exported(task.encoder.embeddings))
     return model
 
 
-def test_loss_and_gradients_are_those_of_bert(batch: Batch) -> None:
-    task = make("mlm").eval()
+@pytest.mark.parametrize("name", ["bert_tiny", "modernbert_tiny"])
+def test_loss_and_gradients_are_those_of_transformers(name: str, batch: Batch) -> None:
+    task = make("mlm", name).eval()
     assert isinstance(task, MLM)
+    if name == "modernbert_tiny":
+        task.encoder.model.config.sliding_window = 4
     text, (left, chosen) = shown(task, batch)
     loss = task(batch).loss
     loss.backward()
@@ -48,9 +50,11 @@ def test_loss_and_gradients_are_those_of_bert(batch: Batch) -> None:
     expected = model(input_ids=left.ids, attention_mask=left.valid.long(), labels=labels).loss
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     expected.backward()
-    mine, other = dict(task.encoder.model.named_parameters()), dict(model.bert.named_parameters())
-    for name, parameter in mine.items():
-        torch.testing.assert_close(parameter.grad, other[name].grad, rtol=1e-4, atol=1e-5, msg=name)
+    mine, other = dict(task.encoder.model.named_parameters()), dict(model.base_model.named_parameters())
+    for parameter in mine:
+        torch.testing.assert_close(mine[parameter].grad, other[parameter].grad, rtol=1e-4, atol=1e-5, msg=parameter)
+    dense = model.head.dense if name == "modernbert_tiny" else model.cls.predictions.transform.dense
+    torch.testing.assert_close(task.head.dense.weight.grad, dense.weight.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_loss_is_the_formula(batch: Batch) -> None:

@@ -5,7 +5,6 @@ import torch
 from transformers import BertConfig, BertForPreTraining
 
 from selftaught.batch import Batch
-from selftaught.encoders.transformers_models import MaskedHead
 from selftaught.errors import UserError
 from selftaught.modality.text.mask import hide
 from selftaught.modality.text.pairs import pairs
@@ -28,9 +27,7 @@ def theirs(task: MLM | NSP | SOP) -> BertForPreTraining:
     weights |= {"bert.pooler.dense.weight": order.dense.weight, "bert.pooler.dense.bias": order.dense.bias}
     weights |= {"cls.seq_relationship.weight": order.out.weight, "cls.seq_relationship.bias": order.out.bias}
     if isinstance(task, MLM):
-        weights |= {MaskedHead.NAMES[n]: t for n, t in task.head.state_dict().items()}
-        weights["cls.predictions.decoder.weight"] = task.encoder.embeddings
-        weights["cls.predictions.decoder.bias"] = task.head.bias
+        weights |= task.head.exported(task.encoder.embeddings)
     model.load_state_dict(weights)
     return model
 

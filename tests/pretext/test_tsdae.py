@@ -23,12 +23,7 @@ def theirs(task: TSDAE) -> BertLMHeadModel:
             ("output.LayerNorm", task.decoder.norm),
         ):
             weights |= {f"{layer}.{their}.{n}": t for n, t in mine[i].state_dict().items()}
-    head = task.head
-    weights |= {f"cls.predictions.transform.dense.{n}": t for n, t in head.dense.state_dict().items()}
-    weights |= {f"cls.predictions.transform.LayerNorm.{n}": t for n, t in head.norm.state_dict().items()}
-    weights["cls.predictions.bias"] = weights["cls.predictions.decoder.bias"] = head.bias
-    weights["cls.predictions.decoder.weight"] = task.encoder.embeddings
-    model.load_state_dict(weights)
+    model.load_state_dict(weights | task.head.exported(task.encoder.embeddings))
     return model
 
 

@@ -28,6 +28,13 @@ class Packing(NamedTuple):
         """Where each token lies in its row, int64 [T]."""
         return self.flat % self.rows[1]
 
+    def near(self, reach: int) -> Tensor:
+        """Whether a token of a row sees another, bool [B, 1, L, L], if none looks further than `reach` tokens away."""
+        at = torch.arange(self.rows[1], device=self.valid.device)
+        far = (at - at[:, None]).abs()
+        # Where there is no token, the position sees itself: softmax over nothing is NaN, in the gradient as well.
+        return (far <= reach) & self.valid[:, None, None, :] | (far == 0)
+
     def spread(self, packed: Tensor) -> Tensor:
         """[T, ...] to [B, L, ...], zero where there is no token."""
         b, length = self.rows
@@ -61,6 +68,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface for packed tokens: q, k, v [1, H, T, D] -> [1, T, H, D].
 
+    attention_mask: bool [B, 1, L, L], which tokens of its row each sees; None: all of them, or those before it.
     Without a packing it is for rows without padding: q, k, v [B, H, L, D]. memory: keys and values of earlier calls, by
     layer; new ones are put behind them.
     """
@@ -79,6 +87,6 @@ def attend(
     causal = packing.causal or bool(
         getattr(module, "is_causal", False)
     )  # what lies behind the end of a text is never looked at then
-    mask = None if causal else packing.valid[:, None, None, :]
+    mask = None if causal else packing.valid[:, None, None, :] if attention_mask is None else attention_mask
     out = _attention(q, k, v, mask, dropout, causal, scaling)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, packing.flat)[None], None

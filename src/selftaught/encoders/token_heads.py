@@ -1,7 +1,8 @@
 """What pretext tasks put on encoders of text: heads that predict tokens, a generator, a decoder."""
 
 import copy
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ class Generator(nn.Module):
         c.num_attention_heads, c.intermediate_size = heads, max(1, round(c.intermediate_size * share))
         self.project = nn.Linear(encoder.width, c.hidden_size)
         self.layers = type(encoder.model.encoder)(c)
-        self.head = MaskedHead(c.hidden_size, c.vocab_size, c.layer_norm_eps, c.initializer_range, out=encoder.width)
+        self.head = MaskedHead(c, out=encoder.width)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=c.initializer_range)
@@ -74,28 +75,74 @@ class TiedDecoder(nn.Module):
         return packing.spread(x[0])
 
 
-class MaskedHead(nn.Module):
-    """BERT's head for hidden tokens: dense, GELU, LayerNorm, then the token embeddings and a bias.
+class TokenHead(nn.Module):
+    """Predicts hidden tokens: dense, activation, LayerNorm, then the token embeddings and a bias.
 
-    The embeddings are given at each call, so that they are one tensor with the encoder's and are saved once. out: their
-    width, where it is not that of the tokens.
+    The embeddings are given at each call, so that they are one tensor with the encoder's and are saved once.
     """
 
-    def __init__(self, width: int, vocabulary: int, eps: float, spread: float, out: int | None = None) -> None:
+    NAMES: ClassVar[dict[str, str]]  # ours to those of transformers' model
+    TIED: ClassVar[str]  # the embeddings' name there
+
+    def __init__(self, dense: nn.Linear, activation: str, norm: nn.LayerNorm, bias: Tensor | None) -> None:
         super().__init__()
-        self.dense, self.norm = nn.Linear(width, out or width), nn.LayerNorm(out or width, eps=eps)
-        self.bias = nn.Parameter(torch.zeros(vocabulary))
-        nn.init.normal_(self.dense.weight, std=spread)
-        nn.init.zeros_(self.dense.bias)
+        from transformers.activations import ACT2FN  # here: transformers_models says what is missing, if it is
+
+        self.dense, self.act, self.norm = dense, ACT2FN[activation], norm
+        self.bias = None if bias is None else nn.Parameter(bias)
 
     def forward(self, tokens: Tensor, embeddings: Tensor) -> Tensor:
         """tokens [n, D], embeddings [V, D] -> logits [n, V]."""
-        return F.linear(self.norm(F.gelu(self.dense(tokens))), embeddings, self.bias)
+        return F.linear(self.norm(self.act(self.dense(tokens))), embeddings, self.bias)
 
-    NAMES = {  # noqa: RUF012 - ours to BertForMaskedLM's
+    def fill(self, given: dict[str, Tensor]) -> None:
+        """Take its weights from a file of transformers', if all of them are there."""
+        names = {ours: self.NAMES[ours] for ours in self.state_dict()}
+        if all(theirs in given for theirs in names.values()):
+            self.load_state_dict({ours: given[theirs] for ours, theirs in names.items()})
+
+    def exported(self, embeddings: Tensor) -> dict[str, Tensor]:
+        """Its weights and the embeddings, as transformers' model names them."""
+        return {self.NAMES[ours]: value for ours, value in self.state_dict().items()} | {self.TIED: embeddings}
+
+
+class MaskedHead(TokenHead):
+    """BERT's. out: width of the embeddings, where it is not that of the tokens."""
+
+    NAMES: ClassVar = {
         "dense.weight": "cls.predictions.transform.dense.weight",
         "dense.bias": "cls.predictions.transform.dense.bias",
         "norm.weight": "cls.predictions.transform.LayerNorm.weight",
         "norm.bias": "cls.predictions.transform.LayerNorm.bias",
         "bias": "cls.predictions.bias",
     }
+    TIED = "cls.predictions.decoder.weight"
+
+    def __init__(self, c: Any, out: int | None = None) -> None:
+        out = out or c.hidden_size
+        dense, norm = nn.Linear(c.hidden_size, out), nn.LayerNorm(out, eps=c.layer_norm_eps)
+        nn.init.normal_(dense.weight, std=c.initializer_range)
+        nn.init.zeros_(dense.bias)
+        super().__init__(dense, c.hidden_act, norm, torch.zeros(c.vocab_size))
+
+    def exported(self, embeddings: Tensor) -> dict[str, Tensor]:
+        return super().exported(embeddings) | {"cls.predictions.decoder.bias": self.state_dict()["bias"]}
+
+
+class ModernHead(TokenHead):
+    """ModernBERT's: of the biases, those that its configuration has; initial weights as transformers draws them."""
+
+    NAMES: ClassVar = {
+        **{f"{part}.{what}": f"head.{part}.{what}" for part in ("dense", "norm") for what in ("weight", "bias")},
+        "bias": "decoder.bias",
+    }
+    TIED = "decoder.weight"
+
+    def __init__(self, c: Any) -> None:
+        dense = nn.Linear(c.hidden_size, c.hidden_size, bias=c.classifier_bias)
+        norm = nn.LayerNorm(c.hidden_size, eps=c.norm_eps, bias=c.norm_bias)
+        std, cut = c.initializer_range / math.sqrt(2 * c.num_hidden_layers), c.initializer_cutoff_factor or 3
+        nn.init.trunc_normal_(dense.weight, std=std, a=-cut * std, b=cut * std)
+        if c.classifier_bias:
+            nn.init.zeros_(dense.bias)
+        super().__init__(dense, c.classifier_activation, norm, torch.zeros(c.vocab_size) if c.decoder_bias else None)

@@ -11,7 +11,7 @@ from selftaught.batch import Encoded, Tokens
 from selftaught.encoders.base import Encoder, EncoderConfig
 from selftaught.encoders.files import read_tensors
 from selftaught.encoders.packing import Packing, attend
-from selftaught.encoders.token_heads import Generator, MaskedHead, TiedDecoder
+from selftaught.encoders.token_heads import Generator, MaskedHead, ModernHead, TiedDecoder, TokenHead
 from selftaught.encoders.transformers_sizes import describe
 from selftaught.errors import UserError
 
@@ -24,18 +24,24 @@ except ImportError as error:
 _PACKED = "selftaught_packed"
 AttentionInterface.register(_PACKED, attend)
 
+_ABILITIES = {
+    "bert": {"bidirectional", "masked_head", "generator", "decoder"},
+    "modernbert": {"bidirectional", "masked_head"},
+    "gpt2": {"causal"},
+}
+_HEADS: dict[str, type[MaskedHead | ModernHead]] = {"bert": MaskedHead, "modernbert": ModernHead}
+
 
 class TransformersEncoder(Encoder):
     """A transformers model that reads tokens: pooled is the mean over them.
 
     abilities: "causal" of those in which a token sees what lies before it alone; the others are "bidirectional" and have a
-    "masked_head", a "generator" and a "decoder" (see Encoder.abilities).
+    "masked_head"; BERT has a "generator" and a "decoder" as well (see Encoder.abilities).
     """
 
     def __init__(self, config: EncoderConfig, model: Any) -> None:
         super().__init__()
-        causal = model.config.model_type == "gpt2"
-        self.abilities = frozenset({"causal"} if causal else {"bidirectional", "masked_head", "generator", "decoder"})
+        self.abilities = frozenset(_ABILITIES[model.config.model_type])
         self.config, self.model = config, model
         self.width = self.token_width = int(model.config.hidden_size)
         self.depth = int(model.config.num_hidden_layers) + 1
@@ -64,10 +70,18 @@ class TransformersEncoder(Encoder):
             packing=packing,
             use_cache=False,
             **segments,
+            **self._windows(packing),
         ).last_hidden_state
         tokens = packing.spread(found[0])
         count = valid.sum(1, keepdim=True).clamp_min(1)
         return Encoded(tokens, tokens.sum(1) / count.to(tokens.dtype), valid)
+
+    def _windows(self, packing: Packing) -> dict[str, Any]:
+        """Of ModernBERT, what its two kinds of layers see; it would make masks of the packed row otherwise."""
+        if self.model.config.model_type != "modernbert":
+            return {}
+        local = packing.near(self.model.config.sliding_window)
+        return {"attention_mask": {"full_attention": None, "sliding_attention": local}}
 
     def follow(self, ids: Tensor, memory: dict[int, tuple[Tensor, Tensor]] | None) -> Tensor:
         """Encode ids [B, L] after those of earlier calls with the same `memory`, an empty dict at first: tokens [B, L, D].
@@ -80,18 +94,14 @@ class TransformersEncoder(Encoder):
         found = self.model(input_ids=ids, position_ids=at, packing=None, memory=memory, use_cache=False)
         return found.last_hidden_state
 
-    def masked_head(self) -> MaskedHead:
+    def masked_head(self) -> TokenHead:
         """The head that predicts hidden tokens, of the design that belongs to this architecture.
 
         Fresh, or that of the file the encoder's weights come from, where it holds one.
         """
-        c = self.model.config
-        head = MaskedHead(c.hidden_size, c.vocab_size, c.layer_norm_eps, c.initializer_range)
+        head = _HEADS[self.model.config.model_type](self.model.config)
         if self.config.weights_file is not None:
-            given = read_tensors(self.config.weights_file)
-            found = {ours: given[theirs] for ours, theirs in MaskedHead.NAMES.items() if theirs in given}
-            if len(found) == len(MaskedHead.NAMES):
-                head.load_state_dict(found)
+            head.fill(read_tensors(self.config.weights_file))
         return head
 
     def generator(self, share: float) -> Generator:
@@ -120,6 +130,12 @@ class TransformersEncoder(Encoder):
         return 0 if re.search(r"embeddings|\bw[tp]e\b", name) else self.depth
 
 
+def bare_model(config: PreTrainedConfig, attention: str) -> Any:
+    """transformers' model without a head, with random weights. attention: its name in transformers."""
+    more = {"add_pooling_layer": False} if config.model_type == "bert" else {}
+    return AutoModel.from_config(config, attn_implementation=attention, **more)
+
+
 def build_transformers(config: EncoderConfig) -> TransformersEncoder:
     """Build the architecture that `config.options` describes, with random weights."""
     options = {
@@ -127,11 +143,9 @@ def build_transformers(config: EncoderConfig) -> TransformersEncoder:
         "max_position_embeddings": config.size,
         **(config.options or describe(config.name)),
     }
-    kind = options.pop("model_type", None)
-    more = {"add_pooling_layer": False} if kind == "bert" else {}
     try:
-        found: PreTrainedConfig = transformers.AutoConfig.for_model(kind, **options)
-        model = AutoModel.from_config(found, attn_implementation=_PACKED, **more)
+        found: PreTrainedConfig = transformers.AutoConfig.for_model(options.pop("model_type", None), **options)
+        model = bare_model(found, _PACKED)
     except Exception as error:  # transformers' checks of a configuration have errors of their own
         raise UserError(f"encoder '{config.name}' cannot be built: {' '.join(str(error).split())[:200]}") from error
     if found.max_position_embeddings < config.size:

@@ -13,8 +13,8 @@ from selftaught.modality.base import Modality
 
 _ABLE = {
     "keep": "a vit_* encoder, such as vit_micro",
-    "bidirectional": "a bert_* encoder, such as bert_mini",
-    "masked_head": "a bert_* encoder, such as bert_mini",
+    "bidirectional": "a bert_* or modernbert_* encoder, such as bert_mini",
+    "masked_head": "a bert_* or modernbert_* encoder, such as bert_mini",
     "decoder": "a bert_* encoder, such as bert_mini",
     "generator": "a bert_* encoder, such as bert_mini",
     "causal": "a gpt2* encoder, such as gpt2_mini",

@@ -21,33 +21,34 @@ def export(run: Path, out: Path) -> Path:
         raise UserError(f"'{out}' exists; name another folder with --out, or remove it")
     head = bundle.masked_head(run, loaded)
     with disk.filling(out):
-        _transformers(loaded, None if head is None else head.state_dict(), out)
+        _transformers(loaded, head, out)
     return out
 
 
-def _transformers(loaded: bundle.Bundle, head: dict[str, Any] | None, out: Path) -> None:
+def _transformers(loaded: bundle.Bundle, head: Any, out: Path) -> None:
     from tokenizers import processors
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-    from selftaught.encoders.transformers_models import MaskedHead
+    from selftaught.encoders.transformers_models import bare_model
     from selftaught.modality.text import TextModality
 
     encoder: Any = loaded.encoder
     assert isinstance(loaded.modality, TextModality)
     tokenizer, config = loaded.modality.tokenizer, encoder.model.config
     config.pad_token_id, config.bos_token_id, config.eos_token_id = tokenizer.pad, tokenizer.first, tokenizer.last
+    if hasattr(config, "cls_token_id"):
+        config.cls_token_id, config.sep_token_id = tokenizer.first, tokenizer.last
     weights = encoder.model.state_dict()
     if "causal" in encoder.abilities:
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         weights = {f"{model.base_model_prefix}.{name}": value for name, value in weights.items()}
         weights["lm_head.weight"] = encoder.embeddings
     elif head is None:
-        model = AutoModel.from_config(config, attn_implementation="eager", add_pooling_layer=False)
+        model = bare_model(config, "eager")
     else:
         model = AutoModelForMaskedLM.from_config(config, attn_implementation="eager")
         weights = {f"{model.base_model_prefix}.{name}": value for name, value in weights.items()}
-        weights |= {MaskedHead.NAMES[name]: value for name, value in head.items()}
-        weights |= {"cls.predictions.decoder.weight": encoder.embeddings, "cls.predictions.decoder.bias": head["bias"]}
+        weights |= head.exported(encoder.embeddings)
     model.load_state_dict(weights)
     model.save_pretrained(out)
     backend = type(tokenizer.backend).from_str(tokenizer.backend.to_str())
