@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selftaught.batch import Shown
 from selftaught.data import Source
 from selftaught.data.copies import Leaks
 from selftaught.encoders import EncoderConfig
 from selftaught.modality.base import Modality
+from selftaught.modality.text.spans import Span
 
 
 class Training(NamedTuple):
@@ -109,6 +111,14 @@ class Kind(ABC):
     @abstractmethod
     def thumbnails(self, source: Any, index: np.ndarray) -> np.ndarray | None:
         """Small pictures uint8 [n, C, h, w] of the samples, for the map; None where they cannot be pictured."""
+
+    def texts(self, modality: Any, shown: Shown, rows: int) -> list[list[tuple[str, list[Span]]]]:
+        """What a task reads of the first rows of a batch, as texts (name, spans); none where it reads no text."""
+        return [[] for _ in range(rows)]
+
+    def grid(self, modality: Any, shown: Shown, rows: int) -> np.ndarray | None:
+        """What it reads of them as one picture uint8 [C, h, w], a row each; None where it cannot be pictured."""
+        return None
 
 
 def counted(classes: dict[str, int], unlabelled: int, noun: str) -> str:
