@@ -133,12 +133,11 @@ def evaluate(
         device: auto, cpu or cuda.
         quiet: Print nothing.
     """
-    from selftaught.workflow.evaluate import evaluate as do
-    from selftaught.workflow.similarity import evaluate_pairs, is_pairs
+    from selftaught.workflow.evaluate import Asked
+    from selftaught.workflow.measure import evaluate as do
 
-    if is_pairs(data):
-        return evaluate_pairs(Path(run), data, tuple(against), seed, device, quiet)
-    return do(Path(run), data, train, tuple(map(float, labels)), tuple(against), draws, seed, device, quiet)
+    asked = Asked(train, tuple(map(float, labels)), tuple(against), draws, seed, device, quiet)
+    return do(Path(run), data, asked)
 
 
 def finetune(
@@ -271,7 +270,7 @@ def inspect(data: Any, *, other: Any = None, cost: bool = True, quiet: bool = Fa
     """Look at data before training: counts, corrupt files, duplicates, leaks, fitting tasks, cost.
 
     Args:
-        data: The data.
+        data: The data; pairs of texts too (TABLE or PREFIX?source=en&target=de).
         other: A second set (such as the test set) to search for leakage.
         cost: Measure what each fitting task would cost on this machine by a few real steps.
         quiet: Print nothing.

@@ -47,16 +47,31 @@ class Audited(NamedTuple):
     lines: list[tuple[str, str]]
 
 
-class Kind(ABC):
-    """One kind of data.
+class Data(ABC):
+    """One kind of data, as inspect and evaluate see it.
 
-    name: as in `Source.kind`. unit: of `--size`. noun: what a sample is called, in the plural. largest_batch: by device.
-    unlabelled: how labels could be given. raw_is: what the baseline called raw is made of.
+    name: as in `Source.kind`. noun: what a sample is called, in the plural. evaluation: the module of `workflow` whose
+    `evaluate` measures an encoder on it.
     """
 
     name: ClassVar[str]
-    unit: ClassVar[str]
     noun: ClassVar[str]
+    evaluation: ClassVar[str]
+
+    @abstractmethod
+    def audit(self, source: Any, other: Any, quiet: bool) -> Audited:
+        """Look at the data before any training; other: a second source to search for leaks, or None."""
+
+
+class Kind(Data):
+    """One kind of data that encoders learn from.
+
+    unit: of `--size`. largest_batch: by device. unlabelled: how labels could be given. raw_is: what the baseline called raw
+    is made of.
+    """
+
+    evaluation = "evaluate"
+    unit: ClassVar[str]
     largest_batch: ClassVar[dict[str, int]]
     unlabelled: ClassVar[str]
     raw_is: ClassVar[str]
@@ -99,10 +114,6 @@ class Kind(ABC):
     @abstractmethod
     def raw(self, modality: Any, train: tuple[Any, np.ndarray], test: tuple[Any, np.ndarray]) -> tuple[Tensor, Tensor]:
         """Features of (source, positions) that need no training: the baseline called raw."""
-
-    @abstractmethod
-    def audit(self, source: Any, other: Any, quiet: bool) -> Audited:
-        """Look at the data before any training; other: a second source to search for leaks, or None."""
 
     @abstractmethod
     def facts(self, source: Any) -> dict[str, Any]:
