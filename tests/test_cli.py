@@ -369,6 +369,8 @@ _OTHERS = [
     (["report", "nowhere"], "nowhere is not a run folder"),
     (["inspect", "nowhere"], "nowhere does not exist"),
     (["inspect", "DATA", "--other", "nowhere"], "nowhere does not exist"),
+    (["preview", "nowhere"], "nowhere does not exist"),
+    (["preview", "DATA", "--count", 0], "--count 0 is not above 0"),
     (["demo", "mnist"], "unknown demo data set 'mnist'; did you mean 'mnist5k'?"),
 ]
 

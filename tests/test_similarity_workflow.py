@@ -52,6 +52,13 @@ def test_pairs_without_scores_give_retrieval(run: Path, tmp_path: Path) -> None:
     assert {r["n"] for r in found["rows"]} == {50}
     raw = {r["metric"]: r["value"] for r in found["rows"] if r["features"] == "raw"}
     assert raw["recall@10"] > 0.8, "TF-IDF finds the same words"
+    report = (run / "report.html").read_text("utf-8")
+    assert "nDCG@10" in report
+    assert "Pretraining" in report.split("</h1>")[0], "the verdict on pairs is a verdict"
+    runs.succeed("evaluate", run, runs.folder("sentences") / "texts.txt", "--quiet")
+    report = (run / "report.html").read_text("utf-8")
+    assert "nDCG@10" in report
+    assert "pseudo perplexity" in report
 
 
 def test_bad_requests(run: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "load",
     "predict",
     "pretrain",
+    "preview",
     "report",
     "tasks",
 ]

@@ -64,6 +64,49 @@ def pretrain(
     return run(request, data, out, quiet, general)
 
 
+def preview(
+    data: Any,
+    *,
+    pretext: str = "simclr",
+    encoder: str = "auto",
+    batch: int | None = None,
+    size: int | None = None,
+    holdout: float = 0.1,
+    seed: int = 0,
+    device: str = "auto",
+    set: Sequence[str] = (),
+    count: int = 3,
+    batches: int = 100,
+    out: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Show what pretrain would see: samples of its first step, masks and views as drawn, and shares.
+
+    Args:
+        data: As pretrain takes it; so are the settings up to --set.
+        pretext: Task name, or FILE.py:CLASS.
+        encoder: The encoder; it says what can be masked and how long a text is.
+        batch: Samples a step.
+        size: Side of the training pictures in pixels, length of texts in tokens.
+        holdout: Share of the samples kept out of pretraining.
+        seed: Key of all randomness.
+        device: auto, cpu or cuda: whose automatic settings to take.
+        set: More settings, such as pretext.mask=0.3.
+        count: Samples to show.
+        batches: Steps to count shares over, an epoch at most.
+        out: The picture of pictures; default preview.png.
+        quiet: Print nothing.
+    """
+    from selftaught.workflow.plan import Request, described
+    from selftaught.workflow.preview import preview as do
+
+    request = Request(
+        described(data), pretext, encoder, steps=1, batch=batch, size=size, holdout=holdout, seed=seed, device=device,
+        settings=list(set),
+    )  # fmt: skip
+    return do(request, data, count, batches, out, quiet)
+
+
 def evaluate(
     run: Path,
     data: Any,
@@ -90,12 +133,11 @@ def evaluate(
         device: auto, cpu or cuda.
         quiet: Print nothing.
     """
-    from selftaught.workflow.evaluate import evaluate as do
-    from selftaught.workflow.similarity import evaluate_pairs, is_pairs
+    from selftaught.workflow.evaluate import Asked
+    from selftaught.workflow.measure import evaluate as do
 
-    if is_pairs(data):
-        return evaluate_pairs(Path(run), data, tuple(against), seed, device, quiet)
-    return do(Path(run), data, train, tuple(map(float, labels)), tuple(against), draws, seed, device, quiet)
+    asked = Asked(train, tuple(map(float, labels)), tuple(against), draws, seed, device, quiet)
+    return do(Path(run), data, asked)
 
 
 def finetune(
@@ -228,7 +270,7 @@ def inspect(data: Any, *, other: Any = None, cost: bool = True, quiet: bool = Fa
     """Look at data before training: counts, corrupt files, duplicates, leaks, fitting tasks, cost.
 
     Args:
-        data: The data.
+        data: The data; pairs of texts too (TABLE or PREFIX?source=en&target=de).
         other: A second set (such as the test set) to search for leakage.
         cost: Measure what each fitting task would cost on this machine by a few real steps.
         quiet: Print nothing.

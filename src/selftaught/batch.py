@@ -1,9 +1,10 @@
-"""The only things that flow: Batch (decoded samples), Encoded (what an encoder returns), Step (what a task returns)."""
+"""The only things that flow: Batch (decoded samples), Encoded (what an encoder returns), Step (what a task returns), and
+Shown (what a task lets people see of a batch)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,3 +74,30 @@ class Step(NamedTuple):
 
     loss: Tensor
     metrics: dict[str, Tensor]
+
+
+class Seen(NamedTuple):
+    """Something that is read of each sample. name: what it is, or what reads it. read: `Tokens`, or pictures [B, C, H, W]
+    normalised. Of texts in which tokens are hidden also truth, the texts before, and chosen bool [B, L], which they are."""
+
+    name: str
+    read: Any
+    truth: Tokens | None = None
+    chosen: Tensor | None = None
+
+
+class Share(NamedTuple):
+    """How often something was drawn: `part` of `whole`. asked: the share that the settings say; None: they say none."""
+
+    part: float
+    whole: float
+    asked: float | None = None
+
+
+class Shown(NamedTuple):
+    """What a task makes of a batch. seen: what is read. shares: by name. answers: what is to be told of each sample, in
+    words; none where that is not one thing."""
+
+    seen: tuple[Seen, ...]
+    shares: dict[str, Share]
+    answers: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from selftaught.errors import UserError
 
 VERBS = (
     *("pretrain", "evaluate", "finetune", "predict", "embed", "fill", "generate", "export"),
-    *("inspect", "report", "tasks", "demo"),
+    *("inspect", "preview", "report", "tasks", "demo"),
 )
 _POSITIONAL = {"run", "data", "text", "prompt"}
 _PLACEHOLDER = {"<class 'int'>": "N", "int": "N", "<class 'float'>": "X", "float": "X", "pathlib.Path": "PATH"}

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from selftaught.batch import Batch
+from selftaught.batch import Batch, Tokens
 from selftaught.evaluation.features import encode
 from selftaught.evaluation.probe import linear_probe
 from selftaught.pretext import available, find
@@ -138,6 +139,31 @@ def test_two_ranks_take_the_gradient_of_one(name: str, batch: Batch) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(_rank, (port, name, settings, batch, whole), nprocs=2)
+
+
+def _samples(x: Any) -> Iterator[bytes]:
+    """Each picture, or each text without its padding, of the tensors and `Tokens` that a module is given."""
+    if isinstance(x, Tokens):
+        yield from (ids[valid].numpy().tobytes() for ids, valid in zip(x.ids, x.valid, strict=True))
+    elif isinstance(x, torch.Tensor) and x.ndim == 4:
+        yield from (picture.detach().numpy().tobytes() for picture in x)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_it_shows_is_what_its_modules_read(name: str, batch: Batch) -> None:
+    task, read = make(name).eval(), set[bytes]()
+    for part in task.children():
+        part.register_forward_pre_hook(lambda part, given: read.update(s for x in given for s in _samples(x)))
+    shown = task.show(batch)
+    assert shown is not None
+    task(batch)
+    seen = [set(_samples(seen.read)) for seen in shown.seen]
+    assert all(seen)
+    assert any(samples <= read for samples in seen)
+    if name != "mae":  # whose encoder leaves hidden patches out instead of reading them in grey
+        assert all(samples <= read for samples in seen)
+    assert len(shown.answers) in (0, len(batch))
+    assert all(0 <= s.part <= s.whole and (s.asked is None or 0 <= s.asked <= 1) for s in shown.shares.values())
 
 
 # Masked modelling learns more slowly than comparing views: it gets the steps it needs, in the slow suite.

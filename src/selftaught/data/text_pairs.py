@@ -167,6 +167,8 @@ def open_pairs(data: Any, say: Callable[[str], None], max_bad: float = 0.05) -> 
         say(f"{len(skipped)} pairs left out, the first {skipped[0].name}: {skipped[0].reason}")
     names = [pair.name for pair in kept]
     sides = from_list([pair.source for pair in kept]), from_list([pair.target for pair in kept])
+    for texts in sides:
+        texts.names = names
     scored = None not in (scores := [pair.score for pair in kept])
     return PairSource(*sides, names, skipped, np.array(scores, np.float64) if scored else None)
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from selftaught.batch import Batch
+from selftaught.batch import Batch, Share
 
 
 class Modality(ABC):
@@ -23,6 +23,10 @@ class Modality(ABC):
     @abstractmethod
     def view(self, batch: Batch, view: Any, stream: int) -> Any:
         """A random view of each sample, normalised; a function of (batch.seed, batch.step, stream, batch.index)."""
+
+    def shares(self, batch: Batch, view: Any, made: Sequence[Any]) -> dict[str, Share]:
+        """How much of the samples is left in the views that were `made`, beside what `view` asks for; empty: not counted."""
+        return {}
 
     @abstractmethod
     def plain(self, batch: Batch) -> Any:

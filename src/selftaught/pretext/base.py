@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from selftaught.batch import Batch, Step
+from selftaught.batch import Batch, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError, unknown
 from selftaught.modality.base import Modality
@@ -75,6 +75,11 @@ class Pretext(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Step:
         """Loss and metrics of a batch; all randomness comes from the batch's keys."""
+
+    def show(self, batch: Batch) -> Shown | None:
+        """What is read of a batch and how often each thing was drawn, by the very draws of `forward`; `selftaught preview`
+        shows it. None: there is nothing to see."""
+        return None
 
     def after_step(self, progress: float) -> None:  # most tasks have nothing to do here
         """Called after each optimiser step with the share of the run done: momentum encoders, queues, centres."""

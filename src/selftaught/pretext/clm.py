@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
-from selftaught.batch import Batch, Step
+from selftaught.batch import Batch, Seen, Shown, Step, Tokens
 from selftaught.encoders import Encoder
 from selftaught.losses.tokens import token_accuracy, token_cross_entropy
 from selftaught.modality.text import TextModality
@@ -41,15 +41,21 @@ class CLM(Pretext):
         super().__init__(encoder, modality, config)
         self.modality: TextModality
 
-    def forward(self, batch: Batch) -> Step:
+    def drawn(self, batch: Batch) -> tuple[Tokens, Tokens]:
+        """The texts, and what is read of them: the last token of each is read by none, it is guessed only."""
         text = self.modality.window(batch, _WINDOW)
-        guessed = text.valid[:, 1:]
-        # The last token of a text is read by none: it is guessed only.
-        before = text._replace(ids=text.ids[:, :-1], valid=guessed, starts=text.starts[:, :-1])
+        return text, text._replace(ids=text.ids[:, :-1], valid=text.valid[:, 1:], starts=text.starts[:, :-1])
+
+    def forward(self, batch: Batch) -> Step:
+        text, before = self.drawn(batch)
+        guessed = before.valid
         hidden = self.encoder(before).tokens[guessed]
         logits = hidden @ cast(Any, self.encoder).embeddings.T  # tied, as in GPT-2
         target = text.ids[:, 1:][guessed]
         return Step(token_cross_entropy(logits, target), {"accuracy": token_accuracy(logits, target)})
+
+    def show(self, batch: Batch) -> Shown:
+        return Shown((Seen("reads", self.drawn(batch)[1]),), {})
 
     def chance(self, batch_size: int) -> float:
         """All tokens alike."""

@@ -11,12 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from selftaught.batch import Batch, Step
+from selftaught.batch import Batch, Seen, Shown, Step, Tokens
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.losses.tokens import token_binary_cross_entropy, token_cross_entropy
 from selftaught.modality.text import TextModality
-from selftaught.modality.text.mask import Masking, hide
+from selftaught.modality.text.mask import Hidden, Masking, hide, shares
 from selftaught.pretext.base import Pretext
 
 _SAMPLE = 21  # stream of randomness
@@ -57,10 +57,14 @@ class ELECTRA(Pretext):
         self.generator = cast(Any, encoder).generator(config.generator)
         self.head = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.GELU(), nn.Linear(encoder.width, 1))
 
-    def forward(self, batch: Batch) -> Step:
+    def drawn(self, batch: Batch) -> tuple[Tokens, Hidden]:
+        """The texts, and what the generator sees of them."""
         text = self.modality.plain(batch)
-        shown, chosen = hide(self.modality, text, batch, self.config)
-        logits = self.generator(self.encoder, shown, chosen)
+        return text, hide(self.modality, text, batch, self.config)
+
+    def forward(self, batch: Batch) -> Step:
+        text, (left, chosen) = self.drawn(batch)
+        logits = self.generator(self.encoder, left, chosen)
         target = text.ids[chosen]
         guess = sample(logits.detach(), batch.uniform(_SAMPLE, text.ids.shape[1])[chosen])  # no gradient through it
         filled = text._replace(ids=text.ids.masked_scatter(chosen, guess))
@@ -75,6 +79,12 @@ class ELECTRA(Pretext):
             "replaced": truth.float().mean(),
         }
         return Step(mlm + self.config.weight * found, metrics)
+
+    def show(self, batch: Batch) -> Shown:
+        """What the generator reads; what the encoder reads are its samples, which change as it learns."""
+        text, hidden = self.drawn(batch)
+        seen = Seen("generator reads", hidden.shown, text, hidden.chosen)
+        return Shown((seen,), shares(self.modality, text, hidden, self.config))
 
     def chance(self, batch_size: int) -> float:
         """All tokens alike for the generator, both answers alike for the encoder."""

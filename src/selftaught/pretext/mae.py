@@ -12,11 +12,11 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from selftaught.batch import Batch, Step
+from selftaught.batch import Batch, Seen, Share, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.encoders.init import init_transformer
 from selftaught.modality.base import Modality
-from selftaught.modality.image.units import patchify
+from selftaught.modality.image.units import patchify, unpatchify
 from selftaught.pretext.base import Pretext, customised
 
 
@@ -70,14 +70,18 @@ class MAE(Pretext):
         for part in (self.embed, self.decoder, self.predict):
             init_transformer(part)
 
+    def drawn(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The pictures, their patches, and which of those are kept and hidden."""
+        x = self.modality.view(batch, self.view, stream=1)
+        patches = patchify(x, self.encoder.patch)
+        return x, patches, *random_masking(batch.uniform(2, patches.shape[1]), self.config.mask)
+
     def forward(self, batch: Batch) -> Step:
         """Loss: mean squared error on hidden patches only (section 3, "Reconstruction target")."""
-        x = self.modality.view(batch, self.view, stream=1)
-        target = patchify(x, self.encoder.patch)
+        x, target, keep, hidden = self.drawn(batch)
         if self.config.normalise:
             mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
             target = (target - mean) * torch.rsqrt(var + 1e-6)
-        keep, hidden = random_masking(batch.uniform(2, target.shape[1]), self.config.mask)
 
         seen = self.embed(self.encoder(x, keep).tokens)
         predicted = self.decode(seen, keep, hidden)
@@ -96,6 +100,13 @@ class MAE(Pretext):
         guesses = self.mask_token + position[hidden]
         x = torch.cat([seen + position[keep], guesses.to(seen.dtype)], dim=1)
         return self.predict(self.decoder(x)[:, keep.shape[1] :])
+
+    def show(self, batch: Batch) -> Shown:
+        x, patches, _, hidden = self.drawn(batch)
+        left = patches.scatter(1, hidden[..., None].expand(-1, -1, patches.shape[2]), 0.0)
+        share = Share(hidden.numel(), patches.shape[0] * patches.shape[1], self.config.mask)
+        seen = Seen("picture", x), Seen("reads", unpatchify(left, self.encoder.patch, self.encoder.grid))
+        return Shown(seen, {"patches hidden": share})
 
     def chance(self, batch_size: int) -> float | None:
         """Standardised pixels have unit variance: predicting the mean costs (P - 1) / P, about 1."""

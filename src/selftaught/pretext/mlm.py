@@ -9,13 +9,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from selftaught.batch import Batch, Step
+from selftaught.batch import Batch, Seen, Shown, Step, Tokens
 from selftaught.encoders import Encoder
 from selftaught.heads import PairHead
 from selftaught.losses.tokens import token_accuracy, token_cross_entropy
 from selftaught.modality.text import TextModality
-from selftaught.modality.text.mask import Masking, hide
-from selftaught.modality.text.pairs import pairs
+from selftaught.modality.text.mask import Hidden, Masking, hide, shares
+from selftaught.modality.text.pairs import Pairs, pairs, shown
 from selftaught.pretext.base import Pretext
 
 
@@ -45,12 +45,16 @@ class MLM(Pretext):
         self.head = cast(Any, encoder).masked_head()
         self.order_head = None if config.order == "none" else PairHead(encoder.token_width)
 
-    def forward(self, batch: Batch) -> Step:
-        c = self.config
-        pair = None if c.order == "none" else pairs(self.modality, batch, c.order)
+    def drawn(self, batch: Batch) -> tuple[Pairs | None, Tokens, Hidden]:
+        """Pairs, where the texts come in such; the texts; what is left of them."""
+        order = self.config.order
+        pair = None if order == "none" else pairs(self.modality, batch, order)
         text = self.modality.plain(batch) if pair is None else pair.tokens
-        shown, chosen = hide(self.modality, text, batch, c)
-        tokens = self.encoder(shown).tokens
+        return pair, text, hide(self.modality, text, batch, self.config)
+
+    def forward(self, batch: Batch) -> Step:
+        pair, text, (left, chosen) = self.drawn(batch)
+        tokens = self.encoder(left).tokens
         logits = self.head(tokens[chosen], self.encoder.embeddings)
         target = text.ids[chosen]
         loss = token_cross_entropy(logits, target)
@@ -61,6 +65,12 @@ class MLM(Pretext):
             loss = loss + order
             metrics |= {"order_loss": order.detach(), "order_accuracy": token_accuracy(guess, truth)}
         return Step(loss, metrics)
+
+    def show(self, batch: Batch) -> Shown:
+        pair, text, hidden = self.drawn(batch)
+        _, more, answers = Shown((), {}) if pair is None else shown(pair, self.config.order)
+        seen = Seen("reads", hidden.shown, text, hidden.chosen)
+        return Shown((seen,), {**shares(self.modality, text, hidden, self.config), **more}, answers)
 
     def chance(self, batch_size: int) -> float:
         """All tokens alike, both orders alike."""

@@ -6,12 +6,12 @@ Devlin et al. 2019, BERT (arXiv 1810.04805), section 3.1, task 2. There it is on
 import math
 from dataclasses import dataclass
 
-from selftaught.batch import Batch, Step
+from selftaught.batch import Batch, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.heads import PairHead
 from selftaught.losses.tokens import token_accuracy, token_cross_entropy
 from selftaught.modality.text import TextModality
-from selftaught.modality.text.pairs import pairs
+from selftaught.modality.text.pairs import pairs, shown
 from selftaught.pretext.base import Pretext
 
 
@@ -41,6 +41,9 @@ class NSP(Pretext):
         target = pair.label[pair.known]
         metrics = {"accuracy": token_accuracy(logits, target), "other": pair.label.float().mean()}
         return Step(token_cross_entropy(logits, target), metrics)
+
+    def show(self, batch: Batch) -> Shown:
+        return shown(pairs(self.modality, batch, "nsp"), "nsp")
 
     def chance(self, batch_size: int) -> float:
         """Both answers alike."""

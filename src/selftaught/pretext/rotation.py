@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from selftaught.batch import Batch, Step
+from selftaught.batch import Batch, Seen, Share, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.modality.base import Modality
 from selftaught.pretext.base import Pretext, customised
+
+_TURNS = tuple(f"turned by {turn} degrees" for turn in (0, 90, 180, 270))
 
 
 class Rotation(Pretext):
@@ -40,8 +42,8 @@ class Rotation(Pretext):
         self.view = customised(modality.light_view(), config.view)
         self.head = nn.Linear(encoder.width, 4)
 
-    def forward(self, batch: Batch) -> Step:
-        """Loss: mean cross-entropy over the rotated copies (the paper's eq. 2)."""
+    def drawn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The turned pictures, all in the first orientation first where there are four copies, and their orientation."""
         x = self.modality.view(batch, self.view, stream=1)
         if self.config.copies == 4:
             y = torch.arange(4, device=x.device).repeat_interleave(len(x))
@@ -50,9 +52,21 @@ class Rotation(Pretext):
             y = (batch.uniform(2, 1)[:, 0] * 4).long()
             turned = torch.stack([torch.rot90(x, k, dims=(2, 3)) for k in range(4)])
             x = turned[y, torch.arange(len(x), device=x.device)]
+        return x, y
+
+    def forward(self, batch: Batch) -> Step:
+        """Loss: mean cross-entropy over the rotated copies (the paper's eq. 2)."""
+        x, y = self.drawn(batch)
         logits = self.head(self.encoder(x).pooled)
         accuracy = (logits.argmax(1) == y).float().mean()
         return Step(F.cross_entropy(logits, y), {"accuracy": accuracy})
+
+    def show(self, batch: Batch) -> Shown:
+        x, y = self.drawn(batch)
+        if self.config.copies == 4:
+            return Shown(tuple(map(Seen, _TURNS, x.chunk(4))), {})
+        shares = {turn: Share(int((y == k).sum()), len(y), 1 / 4) for k, turn in enumerate(_TURNS)}
+        return Shown((Seen("reads", x),), shares, tuple(_TURNS[k] for k in y.tolist()))
 
     def chance(self, batch_size: int) -> float:
         """Cross-entropy of a uniform guess among four orientations."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from selftaught.batch import Batch, Step
+from selftaught.batch import Batch, Seen, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.heads import ProjectionHead
@@ -61,14 +61,21 @@ class SimCLR(Pretext):
         self.view = customised(modality.contrastive_view(), config.view)
         self.head = ProjectionHead(encoder.width, config.hidden or encoder.width, config.out, norm=config.norm)
 
+    def drawn(self, batch: Batch) -> list[Any]:
+        """Both views."""
+        return [self.modality.view(batch, self.view, stream) for stream in (1, 2)]
+
     def forward(self, batch: Batch) -> Step:
         """Both views go through the encoder together, as in the authors' code, so BatchNorm sees them as one batch."""
-        x1 = self.modality.view(batch, self.view, stream=1)
-        x2 = self.modality.view(batch, self.view, stream=2)
-        h = self.encoder(self.modality.join([x1, x2])).pooled
+        h = self.encoder(self.modality.join(self.drawn(batch))).pooled
         z1, z2 = self.head(h).chunk(2)
         loss, accuracy = nt_xent(z1, z2, self.config.temperature, decoupled=self.config.decoupled)
         return Step(loss, {"accuracy": accuracy})
+
+    def show(self, batch: Batch) -> Shown:
+        views = self.drawn(batch)
+        seen = tuple(Seen(f"view {i}", x) for i, x in enumerate(views, 1))
+        return Shown(seen, self.modality.shares(batch, self.view, views))
 
     def project(self, pooled: Tensor) -> Tensor:
         return self.head(pooled)

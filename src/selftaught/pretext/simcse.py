@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from selftaught.batch import Batch, Step
+from selftaught.batch import Batch, Seen, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.losses.contrastive import info_nce
@@ -54,6 +54,10 @@ class SimCSE(Pretext):
         z1, z2 = self.head(h.pooled if self.config.pooling == "mean" else h.tokens[:, 0]).chunk(2)
         loss, accuracy = info_nce(z1, z2, self.config.temperature)
         return Step(loss, {"accuracy": accuracy})
+
+    def show(self, batch: Batch) -> Shown:
+        """Both views are this one: dropout is no draw of the batch's."""
+        return Shown((Seen("views 1 and 2", self.modality.plain(batch)),), {})
 
     def project(self, pooled: Tensor) -> Tensor:
         return self.head(pooled)

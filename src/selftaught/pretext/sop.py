@@ -7,12 +7,12 @@ section 3.1. Topics do not give the answer, as they do with `nsp`. In the paper 
 import math
 from dataclasses import dataclass
 
-from selftaught.batch import Batch, Step
+from selftaught.batch import Batch, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.heads import PairHead
 from selftaught.losses.tokens import token_accuracy, token_cross_entropy
 from selftaught.modality.text import TextModality
-from selftaught.modality.text.pairs import pairs
+from selftaught.modality.text.pairs import pairs, shown
 from selftaught.pretext.base import Pretext
 
 
@@ -42,6 +42,9 @@ class SOP(Pretext):
         target = pair.label[pair.known]
         metrics = {"accuracy": token_accuracy(logits, target), "swapped": pair.label.float().mean()}
         return Step(token_cross_entropy(logits, target), metrics)
+
+    def show(self, batch: Batch) -> Shown:
+        return shown(pairs(self.modality, batch, "sop"), "sop")
 
     def chance(self, batch_size: int) -> float:
         """Both answers alike."""

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
-from selftaught.batch import Batch, Step
+from selftaught.batch import Batch, Seen, Shown, Step, Tokens
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.losses.tokens import token_accuracy, token_cross_entropy
@@ -40,18 +40,27 @@ class TSDAE(Pretext):
     def __init__(self, encoder: Encoder, modality: TextModality, config: Config) -> None:
         super().__init__(encoder, modality, config)
         self.modality: TextModality
+        self.view = TextView(drop=config.drop)
         self.decoder = cast(Any, encoder).decoder()
         self.head = cast(Any, encoder).masked_head()
 
+    def drawn(self, batch: Batch) -> tuple[Tokens, Tokens]:
+        """The texts, and what deletion left of them."""
+        return self.modality.plain(batch), self.modality.view(batch, self.view, stream=1)
+
     def forward(self, batch: Batch) -> Step:
-        text = self.modality.plain(batch)
-        left = self.modality.view(batch, TextView(drop=self.config.drop), stream=1)
+        text, left = self.drawn(batch)
         written = self.decoder(self.encoder, text, self.encoder(left).pooled)
         guessed = text.valid[:, 1:]  # each token from those before it
         logits = self.head(written[:, :-1][guessed], self.encoder.embeddings)
         target = text.ids[:, 1:][guessed]
         kept = left.valid.sum() / text.valid.sum()
         return Step(token_cross_entropy(logits, target), {"accuracy": token_accuracy(logits, target), "kept": kept})
+
+    def show(self, batch: Batch) -> Shown:
+        text, left = self.drawn(batch)
+        seen = Seen("decoder writes", text), Seen("encoder reads", left)
+        return Shown(seen, self.modality.shares(batch, self.view, [left]))
 
     def chance(self, batch_size: int) -> float:
         """All tokens alike."""

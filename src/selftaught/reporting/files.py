@@ -72,6 +72,21 @@ def _latest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({row["step"]: row for row in rows}.values())
 
 
+def _joined(evaluation: dict[str, Any], pairs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """evaluation.json with the rows, verdicts and protocols of what was measured on pairs of texts, by its name."""
+    whole = dict(evaluation)
+    for name, one in pairs.items():
+        for key in ("rows", "verdict"):
+            there, more = whole.get(key), one.get(key)
+            if isinstance(more, list):
+                whole[key] = [*(there if isinstance(there, list) else []), *more]
+        there, more = whole.get("protocol"), one.get("protocol")
+        if isinstance(more, dict):
+            more = {key: value for key, value in more.items() if key != "left_out"}  # the list; its length stays
+            whole["protocol"] = {**(there if isinstance(there, dict) else {}), name: more}
+    return whole
+
+
 def read(run: Path) -> RunFiles:
     """All files of the run folder that the report is made of.
 
@@ -95,7 +110,10 @@ def read(run: Path) -> RunFiles:
         retention=_latest(_rows(run / "retention.jsonl", problems)),
         data=_object(run / "data.json", problems),
         summary=_object(run / "summary.json", problems),
-        evaluation=_object(run / "evaluation.json", problems),
+        evaluation=_joined(
+            _object(run / "evaluation.json", problems),
+            {name: _object(run / f"{name}.json", problems) for name in ("similarity", "retrieval")},
+        ),
         atlas=found,
         problems=problems,
     )

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selftaught.data.demo import fetch_demo
-from selftaught.workflow.evaluate import evaluate
+from selftaught.workflow.evaluate import Asked
+from selftaught.workflow.measure import evaluate
 from selftaught.workflow.plan import Request
 from selftaught.workflow.prepare import say
 from selftaught.workflow.pretrain import pretrain
@@ -52,5 +53,5 @@ def demo(name: str, minutes: float, out: Path | None, fetch_only: bool) -> Path:
     say(f"$ selftaught pretrain {train} --pretext {plan.pretext} --minutes {minutes:g} --out {run} ...")
     pretrain(request, train, run)
     say(f"$ selftaught evaluate {run} {test} --train {train}")
-    evaluate(run, test, train, plan.labels, (), _DRAWS, 0, "auto", False)
+    evaluate(run, test, Asked(train, plan.labels, draws=_DRAWS))
     return run

@@ -27,6 +27,25 @@ _LEAST_TEST = 20
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What evaluate was asked, beside run and data. train: labelled data for the probes, or None. labels: shares of the
+    labels (up to 1), or labels a class. against: encoders to compare with."""
+
+    train: Any = None
+    labels: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
+    against: tuple[str, ...] = ()
+    draws: int = 5
+    seed: int = 0
+    device: str = "auto"
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for amount in self.labels:
+            positive(labels=amount)
+        positive(draws=self.draws)
+
+
+@dataclass(frozen=True)
 class Split:
     """Labelled samples for the probes and samples to test on; the two may lie in different sources."""
 
@@ -185,26 +204,13 @@ def readable(
     return replace(parts, train_index=train[kept[0]], test_index=test[kept[1]], protocol=protocol), fewer
 
 
-def evaluate(
-    run: Path,
-    data: Any,
-    train: Any,
-    labels: tuple[float, ...],
-    against: tuple[str, ...],
-    draws: int,
-    seed: int,
-    device: str,
-    quiet: bool,
-) -> dict[str, Any]:
+def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: Source, asked: Asked) -> dict[str, Any]:
     """Probe and kNN over label budgets, and what a language model predicts of unseen text, which needs no labels.
 
     Writes evaluation.json, the map and report.html; prints the table.
     """
-    for amount in labels:
-        positive(labels=amount)
-    positive(draws=draws)
-    loaded, seen, where = bundle.load(run), seen_hashes(run), torch.device(pick_device(device))
-    source = open_source(data, loaded.encoder.config.size, quiet)
+    seed, quiet = asked.seed, asked.quiet
+    seen, where = seen_hashes(run), torch.device(pick_device(asked.device))
     predicted = likelihood(run, loaded, source, seen, seed, where, quiet)
     result: dict[str, Any] = {
         "protocol": {},
@@ -216,11 +222,11 @@ def evaluate(
     }
     parts = pretrained = None
     if predicted is None or (source.labels is not None and (source.labels >= 0).any()):
-        parts = split(data, train, seen, loaded.encoder.config.size, quiet, source)
-        matrices = feature_sets(loaded, parts, against, where, quiet)
+        parts = split(data, asked.train, seen, loaded.encoder.config.size, quiet, source)
+        matrices = feature_sets(loaded, parts, asked.against, where, quiet)
         parts, matrices = readable(parts, matrices)
         pretrained = matrices["pretrained"][1]
-        _probe(run, loaded, parts, matrices, labels, against, draws, seed, quiet, result)
+        _probe(run, loaded, parts, matrices, asked, result)
     elif not quiet:
         say(f"'{data}' has no labels, which probes need: {kind_called(source.kind).unlabelled}")
     if predicted is not None:
@@ -236,19 +242,21 @@ def _probe(
     loaded: bundle.Bundle,
     parts: Split,
     matrices: dict[str, tuple[Tensor, Tensor]],
-    labels: tuple[float, ...],
-    against: tuple[str, ...],
-    draws: int,
-    seed: int,
-    quiet: bool,
+    asked: Asked,
     result: dict[str, Any],
 ) -> None:
     """Probe and kNN over label budgets, into `result`; what an interrupted call measured is not measured again."""
     assert parts.train.labels is not None
     assert parts.test.labels is not None
-    question = [loaded.info.get("recipe_hash"), parts.protocol, parts.train.fingerprint, parts.test.fingerprint]
-    partial = Partial(home(run) / "evaluation.partial.json", digest([*question, labels, against, draws, seed]))
-    with Meter("probe", 1, quiet=quiet) as meter:
+    question: list[Any] = [
+        loaded.info.get("recipe_hash"),
+        parts.protocol,
+        parts.train.fingerprint,
+        parts.test.fingerprint,
+    ]
+    question += [asked.labels, asked.against, asked.draws, asked.seed]
+    partial = Partial(home(run) / "evaluation.partial.json", digest(question))
+    with Meter("probe", 1, quiet=asked.quiet) as meter:
 
         def progress(done: int, total: int) -> None:
             meter.total = total
@@ -258,10 +266,10 @@ def _probe(
             matrices,
             torch.from_numpy(parts.train.labels[parts.train_index]),
             torch.from_numpy(parts.test.labels[parts.test_index]),
-            shares=[x for x in labels if x <= 1],
-            counts=[round(x) for x in labels if x > 1],
-            draws=draws,
-            seed=seed,
+            shares=[x for x in asked.labels if x <= 1],
+            counts=[round(x) for x in asked.labels if x > 1],
+            draws=asked.draws,
+            seed=asked.seed,
             measures=("linear_probe", "knn"),
             done=partial.rows,
             save=partial.add,
@@ -273,7 +281,7 @@ def _probe(
             "train_samples": len(parts.train_index),
             "test_samples": len(parts.test_index),
             "classes": len(parts.train.classes),
-            "draws": draws,
+            "draws": asked.draws,
             "interval": "95 %, bootstrap over draws and test samples",
             "raw": kind_called(parts.test.kind).raw_is,
             "hyperparameters": "chosen on parts of the labelled training samples",

@@ -12,9 +12,9 @@ from selftaught.errors import UserError
 from selftaught.pretext import available, find
 from selftaught.train.distributed import Ranks
 from selftaught.train.progress import clock
-from selftaught.workflow.kinds import kind_called
+from selftaught.workflow.kinds import data_called
 from selftaught.workflow.plan import Request, measure, resolve
-from selftaught.workflow.prepare import open_source, pick_device
+from selftaught.workflow.prepare import open_any, pick_device
 
 _EPOCHS = 100
 
@@ -23,11 +23,11 @@ def inspect(data: Any, other: Any, cost: bool, quiet: bool) -> dict[str, Any]:
     """The audit, the fitting tasks and their cost, as JSON values; printed unless `quiet`."""
     device = pick_device("auto")
     limit = 96 if device == "cpu" else 224
-    source = open_source(data, limit, quiet)
-    second = None if other is None else open_source(other, limit, quiet)
+    source = open_any(data, limit, quiet)
+    second = None if other is None else open_any(other, limit, quiet)
     if second is not None and second.kind != source.kind:
         raise UserError(f"an audit of {source.kind} data cannot look for leaks from {second.kind} data")
-    found = kind_called(source.kind).audit(source, second, quiet)
+    found = data_called(source.kind).audit(source, second, quiet)
     tasks = []
     offered = found.offers
     for name in sorted(available()):
@@ -77,6 +77,8 @@ def _print(lines: list[tuple[str, str]], tasks: list[dict[str, Any]]) -> None:
     for line in lines:
         facts.add_row(*line)
     out.print(facts, markup=False, highlight=False)
+    if not tasks:  # of pairs
+        return
     table = Table("task", "suits", "why", "cost on this machine", box=None, pad_edge=False)
     for row in tasks:
         cost = row.get("cost", "")

@@ -12,6 +12,7 @@ import torch
 
 from selftaught.batch import Batch
 from selftaught.data import Source, open_data
+from selftaught.data.text_pairs import is_pairs, open_pairs
 from selftaught.encoders import EncoderConfig, build
 from selftaught.encoders.precision import fast_bf16, sound_in_bf16
 from selftaught.errors import UserError
@@ -77,6 +78,13 @@ def open_source(data: Any, size: int | None, quiet: bool = False, **options: Any
     finally:
         if meter:
             meter[0].__exit__(None, None, None)
+
+
+def open_any(data: Any, size: int | None, quiet: bool = False) -> Source:
+    """Open pairs of texts where `data` names such, else what encoders learn from."""
+    if is_pairs(data):
+        return open_pairs(data, (lambda line: None) if quiet else say)
+    return open_source(data, size, quiet)
 
 
 def fetcher(source: Source, index: np.ndarray, seed: int, labels: bool = False) -> Callable[[np.ndarray, int], Batch]:

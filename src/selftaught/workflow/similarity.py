@@ -7,30 +7,26 @@ import numpy as np
 import torch
 
 from selftaught import bundle, disk
-from selftaught.data.text_pairs import PairSource, is_pairs, open_pairs
+from selftaught.data.text_pairs import PairSource
 from selftaught.errors import UserError
 from selftaught.evaluation import similarity
-from selftaught.reporting import results_table
-from selftaught.workflow.evaluate import Split, feature_sets, home, seen_hashes
+from selftaught.reporting import results_table, write_report
+from selftaught.workflow.evaluate import Asked, Split, feature_sets, home, seen_hashes
 from selftaught.workflow.prepare import pick_device, say
-
-__all__ = ["evaluate_pairs", "is_pairs"]
 
 _NAMES = {"random_init": "random initialisation", "raw": "TF-IDF"}
 _TITLES = {"spearman": "Spearman's correlation", "ndcg@10": "nDCG@10"}
 
 
-def evaluate_pairs(
-    run: Path, data: Any, against: tuple[str, ...], seed: int, device: str, quiet: bool
-) -> dict[str, Any]:
-    """Write similarity.json or retrieval.json into the run and print the table; nothing is trained on the pairs."""
-    loaded = bundle.load(run)
+def evaluate(run: Path, loaded: bundle.Bundle, data: Any, pairs: PairSource, asked: Asked) -> dict[str, Any]:
+    """Write similarity.json or retrieval.json and the report into the run and print the table; nothing is trained on the
+    pairs."""
+    seed, quiet = asked.seed, asked.quiet
     if loaded.modality.name != "text":
         raise UserError(f"'{data}' holds pairs of texts, '{run}' an encoder of {loaded.modality.name} data")
-    pairs = open_pairs(data, (lambda line: None) if quiet else say)
     what = "retrieval" if pairs.scores is None else "similarity"
     sides = Split(pairs.source, np.arange(len(pairs)), pairs.target, np.arange(len(pairs)), {})
-    matrices = feature_sets(loaded, sides, against, torch.device(pick_device(device)), quiet)
+    matrices = feature_sets(loaded, sides, asked.against, torch.device(pick_device(asked.device)), quiet)
     found, n = {}, len(pairs)
     if pairs.scores is not None:
         for name, (a, b) in matrices.items():
@@ -48,10 +44,12 @@ def evaluate_pairs(
     result = {"protocol": protocol, "data": str(data), "data_hash": pairs.fingerprint, "seed": seed}
     result |= {"rows": _rows(found, what, n, seed), **_compared(found)}
     disk.write_json(home(run) / f"{what}.json", result)
+    page = write_report(home(run))
     if not quiet:
         from rich.console import Console
 
         Console().print(results_table(result))
+        say(f"report: {page}")
     return result
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selftaught.batch import Batch, Tokens
+from selftaught.batch import Batch, Share, Tokens
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
 from selftaught.modality.text.tokenizer import Tokenizer
@@ -93,6 +93,13 @@ class TextModality(Modality):
         stays.scatter_(1, surest, True)
         stays |= (at < self.frame) | (at >= (inner + self.frame)[:, None])
         return _closed_up(whole, stays & whole.valid, self.tokenizer.pad)
+
+    def shares(self, batch: Batch, view: TextView, made: Sequence[Tokens]) -> dict[str, Share]:
+        """The share of the tokens, special ones not counted, that is left."""
+        special = 2 * self.frame * len(batch)
+        left = sum(int(tokens.valid.sum()) - special for tokens in made)
+        whole = (int(self.plain(batch).valid.sum()) - special) * len(made)
+        return {"tokens left": Share(left, whole, sum(view.crop) / 2 * (1 - view.drop))}
 
     def plain(self, batch: Batch) -> Tokens:
         """The texts between their special tokens, cut to `size`."""

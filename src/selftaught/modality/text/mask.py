@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from selftaught.batch import Batch, Tokens
+from selftaught.batch import Batch, Share, Tokens
 from selftaught.errors import UserError
 from selftaught.modality.text import TextModality
 
@@ -75,9 +75,8 @@ def choose(
     if bool((starts | ~maskable).all()):
         rank = scores.masked_fill(~maskable, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
         return (rank < count[:, None]) & maskable
-    # Word of each token, counted from 0 in its row; the tokens of a word before the first start belong to word 0.
-    word = ((starts & maskable).long().cumsum(1) - 1).clamp_min(0)
-    sizes = torch.zeros(b, length, dtype=torch.long, device=word.device).scatter_add_(1, word, maskable.long())
+    word = _words(maskable, starts)
+    sizes = torch.zeros_like(word).scatter_add_(1, word, maskable.long())
     first = torch.full((b, length), 2.0, device=word.device)
     first.scatter_reduce_(1, word, scores.masked_fill(~(starts & maskable), 2.0), "amin")
     order = first.masked_fill(sizes == 0, 3.0).argsort(dim=1, stable=True)
@@ -88,6 +87,11 @@ def choose(
         left -= size * fits
         taken.scatter_(1, column[:, None], fits[:, None])
     return taken.gather(1, word) & maskable
+
+
+def _words(maskable: Bool[Tensor, "b l"], starts: Bool[Tensor, "b l"]) -> Int[Tensor, "b l"]:
+    """The word of each token, counted from 0 in its row; the tokens of a word before the first start belong to word 0."""
+    return ((starts & maskable).long().cumsum(1) - 1).clamp_min(0)
 
 
 def corrupt(
@@ -108,3 +112,29 @@ def corrupt(
     drawn = (other * vocabulary).long().clamp_max(vocabulary - 1)
     shown = torch.where(u < keep + random, torch.where(u < keep, ids, drawn), torch.full_like(ids, mask))
     return torch.where(chosen, shown, ids)
+
+
+def fates(modality: TextModality, text: Tokens, hidden: Hidden) -> dict[str, Bool[Tensor, "b l"]]:
+    """What became of the hidden tokens, bool [B, L] each: "masked", "kept" and "random". A token that was replaced by itself,
+    once in as many draws as the vocabulary has tokens, counts as kept."""
+    shown, chosen = hidden
+    masked = chosen & (shown.ids == modality.tokenizer.mask)
+    kept = chosen & (shown.ids == text.ids)
+    return {"masked": masked, "kept": kept, "random": chosen & ~masked & ~kept}
+
+
+def shares(modality: TextModality, text: Tokens, hidden: Hidden, masking: Masking) -> dict[str, Share]:
+    """How much was hidden and in which way, and how many of the words that were touched were hidden whole."""
+    found, n = fates(modality, text, hidden), int(hidden.chosen.sum())
+    maskable = modality.maskable(text)
+    word = _words(maskable, text.starts)
+    size, gone = (torch.zeros_like(word).scatter_add_(1, word, x.long()) for x in (maskable, hidden.chosen))
+    return {
+        "tokens hidden": Share(n, int(text.valid.sum()), masking.mask),
+        "hidden ones: [MASK]": Share(int(found["masked"].sum()), n, 1 - masking.keep - masking.random),
+        "hidden ones: any token": Share(int(found["random"].sum()), n, masking.random),
+        "hidden ones: as they were": Share(int(found["kept"].sum()), n, masking.keep),
+        "touched words hidden whole": Share(
+            int(((gone == size) & (gone > 0)).sum()), int((gone > 0).sum()), 1.0 if masking.words else None
+        ),
+    }

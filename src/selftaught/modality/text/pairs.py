@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from selftaught.batch import Batch, Tokens
+from selftaught.batch import Batch, Seen, Share, Shown, Tokens
 from selftaught.modality.text import TextModality
 from selftaught.modality.text.tokenizer import Tokenizer
 
@@ -22,6 +22,7 @@ SHORT = 0.1
 _END = re.compile("[.!?。！？…]+[\"'”’」』)）]*$")
 _SHORTER, _CUT, _ORDER, _FRONT = 11, 12, 13, (14, 15)  # streams of randomness
 _GAP = 3  # special tokens of a pair
+_ANSWERS = {"nsp": ("B follows A", "B is of another document"), "sop": ("A comes before B", "A and B are swapped")}
 
 
 class Pairs(NamedTuple):
@@ -88,6 +89,15 @@ def pairs(modality: TextModality, batch: Batch, order: Order) -> Pairs:
         second = _Part.where(label, _Part(*(x[partner] for x in second)), second)
         first, second = _fitting(batch, first, second, modality.size - _GAP)
     return Pairs(_joined(modality.tokenizer, ids, starts, first, second), label.long(), known)
+
+
+def shown(found: Pairs, order: Order) -> Shown:
+    """Pairs for people: both texts, what is to be told of them, and how often either answer is right."""
+    known, label = found.known.tolist(), found.label.tolist()
+    answers = tuple(_ANSWERS[order][y] if there else "too short to be cut in two" for y, there in zip(label, known))
+    pairs, n = sum(known), len(known)
+    shares = {"texts cut in two": Share(pairs, n), _ANSWERS[order][1]: Share(sum(label), pairs, 0.5)}
+    return Shown((Seen("reads", found.tokens),), shares, answers)
 
 
 class _Part(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from selftaught.errors import UserError
-from selftaught.modality.text.words import Segmenter, word_starts
+from selftaught.modality.text.words import Segmenter, unspaced, word_starts
 
 try:
     import tokenizers
@@ -131,6 +131,24 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens are shown."""
         return self.backend.decode(list(ids), skip_special_tokens=False)
+
+    def pieces(self, ids: Sequence[int]) -> list[tuple[int, str]]:
+        """Token ids in pieces (number of tokens, text): one for each token, but for bytes of one character, which are one.
+
+        The texts join to `decode(ids)`, without the spaces that WordPiece's decoder puts between Chinese characters.
+        """
+        found, begin, done = list[tuple[int, str]](), 0, ""
+        invents = isinstance(self.backend.decoder, decoders.WordPiece)
+        for stop in range(1, len(ids) + 1):
+            text = self.decode(ids[:stop])
+            if stop < len(ids) and text.endswith("\ufffd"):  # the rest of the character is still to come
+                continue
+            piece = text[len(done) :]
+            if invents and piece[:1] == " " and unspaced(done[-1:]) and unspaced(piece[1:2]):
+                piece = piece[1:]
+            found.append((stop - begin, piece))
+            begin, done = stop, text
+        return found
 
 
 def _there() -> None:

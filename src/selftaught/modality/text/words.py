@@ -89,6 +89,11 @@ def word_starts(
     return starts
 
 
+def unspaced(character: str) -> bool:
+    """Whether a character, if it is one, is of the scripts of China and Japan, which put no spaces between words."""
+    return character >= "\u2e80" and bool(_alone(np.array([ord(character)]))[0])
+
+
 def _space(codes: np.ndarray) -> np.ndarray:
     return (codes == 32) | ((codes >= 9) & (codes <= 13)) | (codes == 0xA0) | (codes == 0x3000)
 

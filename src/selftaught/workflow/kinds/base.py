@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selftaught.batch import Shown
 from selftaught.data import Source
 from selftaught.data.copies import Leaks
 from selftaught.encoders import EncoderConfig
 from selftaught.modality.base import Modality
+from selftaught.modality.text.spans import Span
 
 
 class Training(NamedTuple):
@@ -45,16 +47,31 @@ class Audited(NamedTuple):
     lines: list[tuple[str, str]]
 
 
-class Kind(ABC):
-    """One kind of data.
+class Data(ABC):
+    """One kind of data, as inspect and evaluate see it.
 
-    name: as in `Source.kind`. unit: of `--size`. noun: what a sample is called, in the plural. largest_batch: by device.
-    unlabelled: how labels could be given. raw_is: what the baseline called raw is made of.
+    name: as in `Source.kind`. noun: what a sample is called, in the plural. evaluation: the module of `workflow` whose
+    `evaluate` measures an encoder on it.
     """
 
     name: ClassVar[str]
-    unit: ClassVar[str]
     noun: ClassVar[str]
+    evaluation: ClassVar[str]
+
+    @abstractmethod
+    def audit(self, source: Any, other: Any, quiet: bool) -> Audited:
+        """Look at the data before any training; other: a second source to search for leaks, or None."""
+
+
+class Kind(Data):
+    """One kind of data that encoders learn from.
+
+    unit: of `--size`. largest_batch: by device. unlabelled: how labels could be given. raw_is: what the baseline called raw
+    is made of.
+    """
+
+    evaluation = "evaluate"
+    unit: ClassVar[str]
     largest_batch: ClassVar[dict[str, int]]
     unlabelled: ClassVar[str]
     raw_is: ClassVar[str]
@@ -99,16 +116,20 @@ class Kind(ABC):
         """Features of (source, positions) that need no training: the baseline called raw."""
 
     @abstractmethod
-    def audit(self, source: Any, other: Any, quiet: bool) -> Audited:
-        """Look at the data before any training; other: a second source to search for leaks, or None."""
-
-    @abstractmethod
     def facts(self, source: Any) -> dict[str, Any]:
         """What data.json says of a source beside its counts."""
 
     @abstractmethod
     def thumbnails(self, source: Any, index: np.ndarray) -> np.ndarray | None:
         """Small pictures uint8 [n, C, h, w] of the samples, for the map; None where they cannot be pictured."""
+
+    def texts(self, modality: Any, shown: Shown, rows: int) -> list[list[tuple[str, list[Span]]]]:
+        """What a task reads of the first rows of a batch, as texts (name, spans); none where it reads no text."""
+        return [[] for _ in range(rows)]
+
+    def grid(self, modality: Any, shown: Shown, rows: int) -> np.ndarray | None:
+        """What it reads of them as one picture uint8 [C, h, w], a row each; None where it cannot be pictured."""
+        return None
 
 
 def counted(classes: dict[str, int], unlabelled: int, noun: str) -> str:

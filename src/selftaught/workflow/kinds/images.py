@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from selftaught.batch import Shown
 from selftaught.data import Source
 from selftaught.data.audit import audit, offers
 from selftaught.data.images import ImageSource
@@ -16,6 +18,7 @@ from selftaught.modality.image import ImageModality
 from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training, counted, leaked
 
 _STATISTICS_SAMPLES = 2048
+_TILE, _GAP = 96, 2  # px: a smaller picture of a grid is drawn larger; what lies between two
 
 
 class Images(Kind):
@@ -111,3 +114,12 @@ class Images(Kind):
         modality = ImageModality(side, source.channels, (0.0,) * source.channels, (1.0,) * source.channels)
         parts = [modality.plain(batch) for batch in raw_batches(source, index, torch.device("cpu"))]
         return (torch.cat(parts) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+    def grid(self, modality: ImageModality, shown: Shown, rows: int) -> np.ndarray:
+        """A column for each view, normalisation undone; what is hidden has the mean colour."""
+        views = torch.stack([seen.read[:rows] for seen in shown.seen], 1)[:, :, : 3 if modality.channels >= 3 else 1]
+        mean, std = (torch.tensor(x)[: views.shape[2], None, None] for x in (modality.mean, modality.std))
+        scale = max(1, _TILE // views.shape[-1])
+        large = ((views * std + mean).clamp(0, 1) * 255).round().repeat_interleave(scale, 3).repeat_interleave(scale, 4)
+        tiles = F.pad(large, (0, _GAP, 0, _GAP), value=255).to(torch.uint8).permute(2, 0, 3, 1, 4)
+        return tiles.reshape(len(tiles), tiles.shape[1] * tiles.shape[2], -1).numpy()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selftaught.batch import Shown
 from selftaught.data.cache import cache_or_none, show_bytes
 from selftaught.data.text_audit import audit_texts, text_offers
 from selftaught.data.texts import TextSource
@@ -18,6 +19,7 @@ from selftaught.encoders.transformers_models import describe
 from selftaught.errors import UserError
 from selftaught.modality.text import TextModality, Tokenizer
 from selftaught.modality.text.running import RunningText
+from selftaught.modality.text.spans import Span, spans
 from selftaught.settings import from_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training, counted, leaked
@@ -149,6 +151,9 @@ class Texts(Kind):
 
     def thumbnails(self, source: TextSource, index: np.ndarray) -> None:
         return None
+
+    def texts(self, modality: TextModality, shown: Shown, rows: int) -> list[list[tuple[str, list[Span]]]]:
+        return [[text for seen in shown.seen for text in spans(modality, seen, row)] for row in range(rows)]
 
 
 def _is_spaced(texts: Iterable[str]) -> bool:
