@@ -7,19 +7,20 @@ from typing import Any
 from selftaught.errors import UserError, unknown
 
 
+def _spread(width: int) -> dict[str, float]:
+    """The usual spread of initial weights, .02, is for 768 wide; a narrow network that begins with it learns far more slowly."""
+    return {"initializer_range": round(0.02 * (768 / width) ** 0.5, 3)}
+
+
 def _bert(width: int, depth: int, heads: int) -> dict[str, Any]:
     return {
         "model_type": "bert",
+        **_spread(width),
         "hidden_size": width,
         "num_hidden_layers": depth,
         "num_attention_heads": heads,
         "intermediate_size": 4 * width,
     }
-
-
-def _spread(width: int) -> dict[str, float]:
-    """The usual spread of initial weights, .02, is for 768 wide; a narrow network that begins with it learns far more slowly."""
-    return {"initializer_range": round(0.02 * (768 / width) ** 0.5, 3)}
 
 
 def _gpt2(width: int, depth: int, heads: int, activation: str, dropout: float = 0.1) -> dict[str, Any]:
