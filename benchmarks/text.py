@@ -1,12 +1,13 @@
-"""Masked language modelling on a labelled corpus, beside TF-IDF, random initialisation and training from scratch.
+"""Pretraining on a labelled corpus, beside TF-IDF, random initialisation and training from scratch.
 
-    python benchmarks/text.py --data CORPUS [--minutes 8] [--seeds 0 1 2] [--out runs/text-NAME] [--json]
+    python benchmarks/text.py --data CORPUS [--test CORPUS] [--tasks simclr mlm] [--seeds 0 1 2] [--out runs/text-NAME] [--json]
 
-CORPUS is anything `selftaught` reads as labelled text: a folder of class folders, or TABLE.csv?text=COLUMN&label=COLUMN. A
-fifth of the documents is held out of pretraining by content hash and tested; labels are seen by probes and fine-tuning
-alone. Every seed is a run folder below --out; a second call takes up what an interrupted one left. Fine-tuning takes 1 %,
-10 % and all labels, beside training from scratch with the same labels and budget. "raw" is TF-IDF. A row's interval covers
-test documents and label draws of one run; the summary's covers seeds as well.
+CORPUS is anything `selftaught` reads as labelled text: a folder of class folders, or TABLE.csv?text=COLUMN&label=COLUMN. Without
+--test a fifth of the documents is held out of pretraining by content hash and tested; labels are seen by probes and
+fine-tuning alone, and nothing is chosen on the tested ones. Every (task, seed) is a run folder below --out; a second call takes
+up what an interrupted one left. Fine-tuning takes 1 %, 10 % and all labels, beside training from scratch with the same
+labels and budget. "raw" is TF-IDF. A row's interval covers test documents and label draws of one run; the summary's covers
+seeds as well.
 """
 
 import argparse
@@ -19,24 +20,30 @@ from cifar10 import markdown, summary
 
 LABELS = (0.01, 0.1, 1.0)
 EPOCHS = {0.01: 60, 0.1: 20, 1.0: 4}
+MEASURES = ("linear_probe", "knn")  # a language model's likelihood, which needs no labels, is not of this table
 
 
-def one_run(seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def one_run(task: str, seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of one pretraining run, from its folder where it is done already."""
-    run = arguments.out / f"mlm-{seed}"
+    run = arguments.out / f"{task}-{seed}"
+    held = {"holdout": 0.2} if arguments.test is None else {}
+    test = {} if arguments.test is None else {"test": arguments.test}
     if not (run / "evaluation.json").is_file():
-        options: dict[str, Any] = {"pretext": "mlm", "holdout": 0.2, "minutes": arguments.minutes, "set": arguments.set}
+        options: dict[str, Any] = {"pretext": task, "encoder": arguments.encoder, "size": arguments.size, **held}
+        options |= {"steps": arguments.steps, "batch": 64, "lr": 2e-3 if task == "mlm" else None, "set": arguments.set}
         selftaught.pretrain(arguments.data, seed=seed, out=run, **options)
-        selftaught.evaluate(run, arguments.data, labels=LABELS, seed=seed, quiet=True)
-    rows = json.loads((run / "evaluation.json").read_text())["rows"]
+        tested = {"train": arguments.data} if test else {}
+        measured = {"labels": LABELS, "draws": 3, "seed": seed, "quiet": True}
+        selftaught.evaluate(run, arguments.test or arguments.data, **tested, **measured)
+    rows = [r for r in json.loads((run / "evaluation.json").read_text())["rows"] if r["measure"] in MEASURES]
     for share in LABELS if not arguments.no_finetune else ():
         tuned = run / f"finetune-{share:g}"
         if not (tuned / "finetune.json").is_file():
             options = {"labels": share, "epochs": EPOCHS[share], "seed": seed, "quiet": True}
-            selftaught.finetune(run, arguments.data, out=tuned, **options)
+            selftaught.finetune(run, arguments.data, out=tuned, **test, **options)
         rows += json.loads((tuned / "finetune.json").read_text())["rows"]
     recipe = json.loads((run / "recipe.json").read_text())
-    more = {"task": "mlm", "seed": seed, "encoder": recipe["encoder"]["name"], "steps": recipe["train"]["steps"]}
+    more = {"task": task, "seed": seed, "encoder": recipe["encoder"]["name"], "steps": recipe["train"]["steps"]}
     return [{**row, **more} for row in rows]
 
 
@@ -44,14 +51,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/text"))
-    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--test", help="labelled text that is tested; default: a fifth of --data")
+    parser.add_argument("--tasks", nargs="+", default=["simclr", "mlm"])
+    parser.add_argument("--encoder", default="bert_tiny")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--size", type=int, default=64, help="tokens of a piece")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], help="a setting of pretraining")
     parser.add_argument("--no-finetune", action="store_true", help="probes alone")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    found = summary([row for seed in arguments.seeds for row in one_run(seed, arguments)])
+    found = summary([r for task in arguments.tasks for seed in arguments.seeds for r in one_run(task, seed, arguments)])
     print(json.dumps({"rows": found}) if arguments.json else markdown(found))
 
 
