@@ -112,6 +112,18 @@ def test_a_guarded_run_resumes_to_the_same_bits(
     assert (again / "retention.jsonl").read_bytes() == (guarded / "retention.jsonl").read_bytes()
 
 
+def test_learned_weights_are_gone_on_from_gently(first: Path, data: Path, tmp_path: Path) -> None:
+    """The same rate a tenth as high, and said so; where the user gives one, that one without a word."""
+    rates = {}
+    for name, words in (("own", ()), ("asked", ("--lr", 2e-3)), ("set", ("--set", "optim.lr=3e-3"))):
+        out = tmp_path / name
+        said = runs.succeed("pretrain", data, "--pretext", "mlm", "--encoder", first, *words, *LESS, "--out", out).err
+        rates[name] = json.loads((out / "recipe.json").read_text())["train"]["optim"]["lr"]
+        assert ("a tenth of what fresh ones get; --lr changes it" in said) == (name == "own")
+    fresh = json.loads((first / "recipe.json").read_text())["train"]["optim"]["lr"]
+    assert rates == {"own": pytest.approx(fresh / 10), "asked": 2e-3, "set": 3e-3}
+
+
 def test_a_run_of_pictures_goes_on(tmp_path: Path) -> None:
     data, other = runs.pictures(), runs.write_pictures(tmp_path / "other", 120, first=9000)
     first, second = tmp_path / "first", tmp_path / "second"
