@@ -153,7 +153,7 @@ def test_tokens_of_both_sides_by_name(tmp_path: Path) -> None:
     tokenizer = Tokenizer.train([x for pair in PAIRS for x in pair], "bpe", 400)
     found = tokenized_pairs(pairs, tokenizer, 5, tmp_path, "target_", lambda done, total: None)
     inputs = found.fetch(np.array([3, 1]))
-    sides = {f"{prefix}{n}" for prefix in ("", "target_") for n in ("ids", "length", "starts", "document")}
+    sides = {f"{prefix}{n}" for prefix in ("", "target_") for n in ("ids", "length", "starts", "document", "edges")}
     assert set(inputs) == sides
     for row, i in enumerate((3, 1)):
         for side, prefix in enumerate(("", "target_")):

@@ -22,10 +22,12 @@ Progress = Callable[[int, int], None]
 
 class TokenSource(Source):
     """Sequences of token ids. fetch gives "ids" int64 [B, L] (0 beyond a row's end), "length" int64 [B], "starts" bool
-    [B, L], which tokens begin a word, and "document" int64 [B], of which document each sequence is a piece.
+    [B, L], which tokens begin a word, "document" int64 [B], of which document each sequence is a piece, and "edges" bool
+    [B, 2], whether it begins and ends where that does.
 
     bounds: int64 [N, 2], where each sequence lies in `ids` and `starts`. limit: tokens of a sequence that are fetched.
-    document: int64 [N]; None: each sequence is a document. lengths: int64 [N], all tokens of each.
+    document: int64 [N]; None: each sequence is a document. edges: bool [N, 2]; None: each is a whole one. lengths: int64 [N],
+    all tokens of each.
     """
 
     kind = "text"
@@ -43,9 +45,11 @@ class TokenSource(Source):
         classes: list[str],
         skipped: list[Skipped],
         document: np.ndarray | None = None,
+        edges: np.ndarray | None = None,
     ) -> None:
         self._ids, self._starts, self._bounds, self._limit = ids, starts, bounds, limit
         self._document = np.arange(len(bounds)) if document is None else document
+        self._edges = np.ones((len(bounds), 2), bool) if edges is None else edges
         self.names, self.hashes, self.labels, self.classes, self.skipped = names, hashes, labels, classes, skipped
         self.lengths = bounds[:, 1] - bounds[:, 0]
 
@@ -61,16 +65,19 @@ class TokenSource(Source):
         for row, (begin, n) in enumerate(zip(bounds[:, 0].tolist(), length.tolist())):
             ids[row, :n] = self._ids[begin : begin + n]
             starts[row, :n] = self._starts[begin : begin + n]
+        edges = self._edges[index]
+        edges[:, 1] &= bounds[:, 1] - bounds[:, 0] == length
         return {
             "ids": torch.from_numpy(ids),
             "length": torch.from_numpy(length.astype(np.int64)),
             "starts": torch.from_numpy(starts),
             "document": torch.from_numpy(self._document[index]),
+            "edges": torch.from_numpy(edges),
         }
 
     def subset(self, index: np.ndarray) -> "TokenSource":
         index = np.arange(len(self))[index]
-        return self._of(index, self._bounds[index], [self.names[i] for i in index.tolist()])
+        return self._of(index, self._bounds[index], [self.names[i] for i in index.tolist()], self._edges[index])
 
     def cut(self, index: np.ndarray, overlap: int = 0) -> tuple["TokenSource", np.ndarray]:
         """The documents at `index` in consecutive pieces of at most `limit` tokens, all of a document alike long.
@@ -82,10 +89,11 @@ class TokenSource(Source):
         counts = np.maximum(1, -(-lengths // self._limit))
         owner = np.repeat(np.arange(len(index)), counts)
         nth = np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
-        edges = [nth * lengths[owner] // counts[owner], (nth + 1) * lengths[owner] // counts[owner]]
-        bounds = self._bounds[index][owner, :1] + np.stack(edges, 1) + np.array([0, overlap])
+        ends = [nth * lengths[owner] // counts[owner], (nth + 1) * lengths[owner] // counts[owner]]
+        bounds = self._bounds[index][owner, :1] + np.stack(ends, 1) + np.array([0, overlap])
         bounds = np.minimum(bounds, self._bounds[index][owner, 1:])
-        return self._of(index[owner], bounds, _Pieces(self.names, index[owner], nth), self._limit + overlap), owner
+        names, edges = _Pieces(self.names, index[owner], nth), self._outer(index[owner], nth, counts[owner])
+        return self._of(index[owner], bounds, names, edges, self._limit + overlap), owner
 
     def counts(self, index: np.ndarray, vocabulary: int) -> np.ndarray:
         """How often each token id occurs in the sequences at `index`, int64 [vocabulary]."""
@@ -107,10 +115,15 @@ class TokenSource(Source):
         first, last = nth * begins[owner] // counts[owner], (nth + 1) * begins[owner] // counts[owner]
         stops = np.minimum(last + self._limit, self.lengths[index][owner])
         bounds = self._bounds[index][owner, :1] + np.stack([first, stops], 1)
-        return self._of(index[owner], bounds, _Pieces(self.names, index[owner], nth), 2 * self._limit), owner
+        names, edges = _Pieces(self.names, index[owner], nth), self._outer(index[owner], nth, counts[owner])
+        return self._of(index[owner], bounds, names, edges, 2 * self._limit), owner
+
+    def _outer(self, rows: np.ndarray, nth: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Edges of pieces: the first of its sequence begins, and the last ends, where that does."""
+        return self._edges[rows] & np.stack([nth == 0, nth == counts - 1], 1)
 
     def _of(
-        self, rows: np.ndarray, bounds: np.ndarray, names: Sequence[str], limit: int | None = None
+        self, rows: np.ndarray, bounds: np.ndarray, names: Sequence[str], edges: np.ndarray, limit: int | None = None
     ) -> "TokenSource":
         return TokenSource(
             self._ids,
@@ -123,6 +136,7 @@ class TokenSource(Source):
             classes=self.classes,
             skipped=self.skipped,
             document=self._document[rows],
+            edges=edges,
         )
 
 

@@ -37,7 +37,9 @@ from selftaught.workflow.start import size_of, start_of, take_heads
 _HEADS = 3  # key of the heads' initial weights
 _DEFAULT_MINUTES = 10.0
 _LEAST_SIZE = 8
-_GENTLE = 0.1  # of the usual rate where weights are learned already: the usual one forgets most of them (docs/benchmarks.md)
+_GENTLE = (
+    0.1  # of the usual rate where weights are learned already: the usual one forgets most of them (docs/benchmarks.md)
+)
 # What --set may not say, because an option or the data says it.
 _SAID_ELSEWHERE = {
     "train": {n: f"--{n}" for n in ("steps", "batch", "seed", "device")} | {"world": "torchrun", "optim": "optim.NAME"},

@@ -45,7 +45,8 @@ class TextModality(Modality):
     """Token sequences [CLS] ... [SEP] of at most `length` tokens.
 
     A batch's inputs are `ids` int64 [B, L] without special tokens, `length` int64 [B], how many of a row are real,
-    `starts` bool [B, L], which of them begin a word, and `document` int64 [B], which document a row is a piece of.
+    `starts` bool [B, L], which of them begin a word, `document` int64 [B], which document a row is a piece of, and `edges`
+    bool [B, 2], whether it begins and ends where the document does.
     """
 
     name = "text"
@@ -125,7 +126,8 @@ class TextModality(Modality):
         for row, x in enumerate(found):
             ids[row, : len(x.ids)] = torch.from_numpy(x.ids)
             starts[row, : len(x.ids)] = torch.from_numpy(x.starts)
-        return {"ids": ids, "length": length, "starts": starts, "document": torch.arange(len(found))}
+        whole = {"document": torch.arange(len(found)), "edges": torch.ones(len(found), 2, dtype=torch.bool)}
+        return {"ids": ids, "length": length, "starts": starts, **whole}
 
     def join(self, views: Sequence[Tokens]) -> Tokens:
         """Views one after the other, all as wide as the widest."""

@@ -42,19 +42,51 @@ def _tables(tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     return ends, torch.tensor([w[:1].isdigit() for w in words])
 
 
-def cuts(modality: TextModality, ids: Tensor, starts: Tensor, length: Tensor) -> Tensor:
-    """Where each text may be cut in two: bool [B, L], before which tokens. ids, starts [B, L]; length int64 [B].
+class _Places(NamedTuple):
+    """Before which tokens of each text a sentence other than its first begins, and a word: bool [B, L]; and whether its last
+    token ends a sentence, bool [B]."""
 
-    After the end of a sentence; in a text without one, before any word. A mark that the tokenizer cuts into bytes (byte-level
-    BPE that saw little Chinese) ends no sentence.
-    """
+    sentence: Tensor
+    word: Tensor
+    closed: Tensor
+
+
+def _places(modality: TextModality, ids: Tensor, starts: Tensor, length: Tensor) -> _Places:
     ends, digit = (table.to(ids.device) for table in _tables(modality.tokenizer))
     word = starts.clone()
     word[:, :1] = False
     word &= torch.arange(ids.shape[1], device=ids.device) < length[:, None]
     sentence = torch.zeros_like(word)
     sentence[:, 1:] = word[:, 1:] & ends[ids[:, :-1]] & ~digit[ids[:, 1:]]  # no cut in 3.5
+    last = ids.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0]
+    return _Places(sentence, word, ends[last])
+
+
+def cuts(modality: TextModality, ids: Tensor, starts: Tensor, length: Tensor) -> Tensor:
+    """Where each text may be cut in two: bool [B, L], before which tokens. ids, starts [B, L]; length int64 [B].
+
+    After the end of a sentence; in a text without one, before any word. A mark that the tokenizer cuts into bytes (byte-level
+    BPE that saw little Chinese) ends no sentence.
+    """
+    sentence, word, _ = _places(modality, ids, starts, length)
     return torch.where(sentence.any(1, keepdim=True), sentence, word)
+
+
+def whole_sentences(
+    modality: TextModality, ids: Tensor, starts: Tensor, length: Tensor, edges: Tensor
+) -> tuple[Tensor, Tensor]:
+    """From which token, and before which, each text holds whole sentences: int64 [B] each; all of a text without an end of one.
+
+    edges: bool [B, 2], where the text begins and ends as its document does. Elsewhere it was cut by its length, and half a
+    sentence at its edge would give the order of the parts away.
+    """
+    sentence, _, closed = _places(modality, ids, starts, length)
+    bounds = torch.cat([sentence, torch.zeros_like(sentence[:, :1])], 1)
+    bounds[:, 0] = edges[:, 0]
+    bounds.scatter_(1, length[:, None], (closed | edges[:, 1])[:, None])
+    some = sentence.any(1)
+    begin, back = bounds.long().argmax(1), bounds.flip(1).long().argmax(1)
+    return torch.where(some, begin, 0), torch.where(some, ids.shape[1] - back, length)
 
 
 def pairs(modality: TextModality, batch: Batch, order: Order) -> Pairs:
@@ -62,21 +94,27 @@ def pairs(modality: TextModality, batch: Batch, order: Order) -> Pairs:
 
     nsp: rows 2i and 2i + 1 exchange their second parts with probability 1/2, if they are of two documents; then the
     longer part loses tokens at its front or back, each at random, until the pair fits (BERT). An odd last row keeps its own.
-    sop: the two parts change places with probability 1/2 (ALBERT).
+    sop: the two parts, of whole sentences, change places with probability 1/2 (ALBERT).
     """
-    ids, starts = batch.inputs["ids"], batch.inputs["starts"]
-    length = _shortened(batch, batch.inputs["length"].clamp_max(modality.size - _GAP))
+    ids, starts, given = batch.inputs["ids"], batch.inputs["starts"], batch.inputs["length"]
+    length = _shortened(batch, given.clamp_max(modality.size - _GAP))
     b, width = ids.shape
     rows = torch.arange(b, device=ids.device)
     if width == 0:
         tokens = modality.plain(batch)
         return Pairs(tokens._replace(segments=torch.zeros_like(tokens.ids)), torch.zeros_like(rows), rows < 0)
-    possible = cuts(modality, ids, starts, length)
+    begin, end = torch.zeros_like(length), length
+    if order == "sop":
+        edges = batch.inputs["edges"].clone()
+        edges[:, 1] &= length == given
+        begin, end = whole_sentences(modality, ids, starts, length, edges)
+    at = torch.arange(width, device=ids.device)
+    possible = cuts(modality, ids, starts, length) & (at > begin[:, None]) & (at < end[:, None])
     known = possible.any(1)
     cut = batch.uniform(_CUT, width).masked_fill(~possible, -1.0).argmax(1)
+    begin, end = torch.where(known, begin, 0), torch.where(known, end, length)
     cut = torch.where(known, cut, length)
-    zero = torch.zeros_like(cut)
-    first, second = _Part(rows, zero, cut), _Part(rows, cut, length - cut)
+    first, second = _Part(rows, begin, cut - begin), _Part(rows, cut, end - cut)
     coin = batch.uniform(_ORDER, 1)[:, 0] < 0.5
     if order == "sop":
         label = coin & known
