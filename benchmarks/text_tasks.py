@@ -102,7 +102,7 @@ def one_run(task: str, seed: int, arguments: argparse.Namespace) -> list[dict[st
     if not done.is_file():
         options: dict[str, Any] = {"pretext": task, "steps": arguments.steps, "batch": 64, "size": arguments.size}
         options |= {"encoder": "gpt2_nano" if task == "clm" else "bert_tiny", "lr": 2e-3}
-        options["set"] = ["text.vocabulary=4000", "train.health_every=200"]
+        options["set"] = ["text.vocabulary=4000", "train.health_every=200", "encoder.options.initializer_range=0.049"]
         selftaught.pretrain(arguments.train, seed=seed, out=run, **options)
         asked: dict[str, Any] = {"train": arguments.train, "labels": LABELS, "draws": 5, "seed": seed, "quiet": True}
         topics = selftaught.evaluate(run, arguments.test, **asked)

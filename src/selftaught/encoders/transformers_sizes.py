@@ -15,7 +15,6 @@ def _spread(width: int) -> dict[str, float]:
 def _bert(width: int, depth: int, heads: int) -> dict[str, Any]:
     return {
         "model_type": "bert",
-        **_spread(width),
         "hidden_size": width,
         "num_hidden_layers": depth,
         "num_attention_heads": heads,
