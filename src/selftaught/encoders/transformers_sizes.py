@@ -13,6 +13,7 @@ def _spread(width: int) -> dict[str, float]:
 
 
 def _bert(width: int, depth: int, heads: int) -> dict[str, Any]:
+    # Not _spread: pretraining learns sooner with it, but fine-tuned to translate it learned less (docs/benchmarks.md).
     return {
         "model_type": "bert",
         "hidden_size": width,

@@ -37,9 +37,8 @@ from selftaught.workflow.start import size_of, start_of, take_heads
 _HEADS = 3  # key of the heads' initial weights
 _DEFAULT_MINUTES = 10.0
 _LEAST_SIZE = 8
-_GENTLE = (
-    0.1  # of the usual rate where weights are learned already: the usual one forgets most of them (docs/benchmarks.md)
-)
+# Of the usual rate where weights are learned already: the usual one forgets most of them (docs/benchmarks.md).
+_GENTLE = 0.1
 # What --set may not say, because an option or the data says it.
 _SAID_ELSEWHERE = {
     "train": {n: f"--{n}" for n in ("steps", "batch", "seed", "device")} | {"world": "torchrun", "optim": "optim.NAME"},
@@ -169,11 +168,11 @@ def resolve(
         tell(f"no GPU: {request.pretext} starts from its small-machine preset {json.dumps(small)}; --set changes it")
     batch = request.batch or _pick_batch(len(training.train), ranks.world, kind.largest_batch[device])
     rate = kind.base_lr(device, task.needs, encoder) * (batch / 256) ** 0.5
-    if encoder.weights is not None:
+    optim = changes.get("optim", {})
+    if encoder.weights is not None and request.lr is None and "lr" not in optim:
         rate *= _GENTLE
-    optim = {"lr": request.lr or rate, **changes.get("optim", {})}
-    if encoder.weights is not None and optim["lr"] == rate:
         tell(f"going on from learned weights at lr {rate:.2g}, a tenth of what fresh ones get; --lr changes it")
+    optim = {"lr": request.lr or rate, **optim}
     loop = {
         "steps": 1,
         "batch": batch,

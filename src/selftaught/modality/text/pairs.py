@@ -68,25 +68,26 @@ def cuts(modality: TextModality, ids: Tensor, starts: Tensor, length: Tensor) ->
     After the end of a sentence; in a text without one, before any word. A mark that the tokenizer cuts into bytes (byte-level
     BPE that saw little Chinese) ends no sentence.
     """
-    sentence, word, _ = _places(modality, ids, starts, length)
-    return torch.where(sentence.any(1, keepdim=True), sentence, word)
+    return _cuts(_places(modality, ids, starts, length))
 
 
-def whole_sentences(
-    modality: TextModality, ids: Tensor, starts: Tensor, length: Tensor, edges: Tensor
-) -> tuple[Tensor, Tensor]:
+def _cuts(places: _Places) -> Tensor:
+    return torch.where(places.sentence.any(1, keepdim=True), places.sentence, places.word)
+
+
+def _whole_sentences(places: _Places, length: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
     """From which token, and before which, each text holds whole sentences: int64 [B] each; all of a text without an end of one.
 
     edges: bool [B, 2], where the text begins and ends as its document does. Elsewhere it was cut by its length, and half a
     sentence at its edge would give the order of the parts away.
     """
-    sentence, _, closed = _places(modality, ids, starts, length)
+    sentence, _, closed = places
     bounds = torch.cat([sentence, torch.zeros_like(sentence[:, :1])], 1)
     bounds[:, 0] = edges[:, 0]
     bounds.scatter_(1, length[:, None], (closed | edges[:, 1])[:, None])
     some = sentence.any(1)
     begin, back = bounds.long().argmax(1), bounds.flip(1).long().argmax(1)
-    return torch.where(some, begin, 0), torch.where(some, ids.shape[1] - back, length)
+    return torch.where(some, begin, 0), torch.where(some, sentence.shape[1] - back, length)
 
 
 def pairs(modality: TextModality, batch: Batch, order: Order) -> Pairs:
@@ -103,13 +104,14 @@ def pairs(modality: TextModality, batch: Batch, order: Order) -> Pairs:
     if width == 0:
         tokens = modality.plain(batch)
         return Pairs(tokens._replace(segments=torch.zeros_like(tokens.ids)), torch.zeros_like(rows), rows < 0)
+    places = _places(modality, ids, starts, length)
     begin, end = torch.zeros_like(length), length
     if order == "sop":
         edges = batch.inputs["edges"].clone()
         edges[:, 1] &= length == given
-        begin, end = whole_sentences(modality, ids, starts, length, edges)
+        begin, end = _whole_sentences(places, length, edges)
     at = torch.arange(width, device=ids.device)
-    possible = cuts(modality, ids, starts, length) & (at > begin[:, None]) & (at < end[:, None])
+    possible = _cuts(places) & (at > begin[:, None]) & (at < end[:, None])
     known = possible.any(1)
     cut = batch.uniform(_CUT, width).masked_fill(~possible, -1.0).argmax(1)
     begin, end = torch.where(known, begin, 0), torch.where(known, end, length)
