@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Model, ModernBertConfi
 
 from selftaught.batch import Tokens
 from selftaught.encoders import EncoderConfig, build
+from selftaught.encoders.packing import Packing
 from selftaught.encoders.transformers_models import TransformersEncoder, bare_model
 from selftaught.encoders.transformers_sizes import SIZES, describe
 from selftaught.errors import UserError
@@ -21,9 +22,11 @@ CONFIG = EncoderConfig("bert_tiny", 32, 0, options=describe("bert_tiny"), vocabu
 WINDOW = {"local_attention": 8}  # four tokens to each side: less than the longer texts
 MODERN = EncoderConfig("modernbert_tiny", 32, 0, options={**describe("modernbert_tiny"), **WINDOW}, vocabulary=300)
 BOTH, NAMED = (CONFIG, MODERN), ("bert", "modernbert")
+FEW, MANY = (20, 3, 11, 2), tuple(2 + 7 * i % 29 for i in range(20))  # many rows go through attention in groups
+LENGTHS = pytest.mark.parametrize("lengths", [FEW, MANY], ids=["few", "many"])
 
 
-def tokens(lengths: tuple[int, ...] = (20, 3, 11, 2)) -> Tokens:
+def tokens(lengths: tuple[int, ...] = FEW) -> Tokens:
     g = torch.Generator().manual_seed(0)
     valid = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     ids = torch.randint(5, 300, valid.shape, generator=g).masked_fill(~valid, 0)
@@ -37,9 +40,10 @@ def theirs(encoder: TransformersEncoder) -> Any:
     return model
 
 
+@LENGTHS
 @pytest.mark.parametrize("config", BOTH, ids=NAMED)
-def test_packed_is_padded(config: EncoderConfig) -> None:
-    encoder, x = build(config).eval(), tokens()
+def test_packed_is_padded(config: EncoderConfig, lengths: tuple[int, ...]) -> None:
+    encoder, x = build(config).eval(), tokens(lengths)
     assert isinstance(encoder, TransformersEncoder)
     found = encoder(x)
     expected = theirs(encoder)(input_ids=x.ids, attention_mask=x.valid.long()).last_hidden_state
@@ -49,9 +53,10 @@ def test_packed_is_padded(config: EncoderConfig) -> None:
     torch.testing.assert_close(found.pooled, torch.stack(means), rtol=1e-5, atol=1e-5)
 
 
+@LENGTHS
 @pytest.mark.parametrize("config", BOTH, ids=NAMED)
-def test_gradients_are_those_of_the_padded_model(config: EncoderConfig) -> None:
-    encoder, x = build(config).eval(), tokens()
+def test_gradients_are_those_of_the_padded_model(config: EncoderConfig, lengths: tuple[int, ...]) -> None:
+    encoder, x = build(config).eval(), tokens(lengths)
     assert isinstance(encoder, TransformersEncoder)
     model = theirs(encoder)
     weight = torch.randn(x.valid.sum(), 128, generator=torch.Generator().manual_seed(1))
@@ -59,18 +64,31 @@ def test_gradients_are_those_of_the_padded_model(config: EncoderConfig) -> None:
     (model(input_ids=x.ids, attention_mask=x.valid.long()).last_hidden_state[x.valid] * weight).sum().backward()
     for (name, mine), other in zip(encoder.model.named_parameters(), model.parameters(), strict=True):
         assert mine.grad is not None, name
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-4)
 
 
+@LENGTHS
 @pytest.mark.parametrize("config", BOTH, ids=NAMED)
-def test_no_text_sees_another(config: EncoderConfig) -> None:
-    encoder, x = build(config).eval(), tokens()
+def test_no_text_sees_another(config: EncoderConfig, lengths: tuple[int, ...]) -> None:
+    encoder, x = build(config).eval(), tokens(lengths)
     before = encoder(x).tokens
     others = x.ids.clone()
     others[1:] = (others[1:] + 7) % 295 + 5
     assert torch.equal(encoder(x._replace(ids=others)).tokens[0], before[0])
     alone = encoder(Tokens(x.ids[:1], x.valid[:1], x.starts[:1])).tokens[0]
     torch.testing.assert_close(alone, before[0], rtol=1e-5, atol=1e-5)
+
+
+def test_rows_are_grouped_where_that_saves_work() -> None:
+    for lengths, groups in ((FEW, 1), (MANY, 8), ((20,) * 20, 1), ((30,) * 3 + (5,) * 17, 8)):
+        packing = Packing.of(tokens(lengths).valid)
+        assert len(packing.groups) == groups
+        assert packing.row().bincount().tolist() == list(lengths)
+        assert torch.equal(packing.spread(packing.pack(tokens(lengths).ids)), tokens(lengths).ids)
+    widths = [g.valid.shape[1] for g in Packing.of(tokens(MANY).valid).groups]
+    assert widths == sorted(widths), "the shortest first"
+    assert widths[0] < 10
+    assert widths[-1] == 30
 
 
 def test_modernbert_is_the_published_one_and_texts_longer_than_its_window_are_read_as_transformers_does() -> None:

@@ -10,36 +10,83 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_GROUPS = 8
+"""Groups of rows at most; each is a call of its own for every part of attention, and small ones cost more than they save."""
+
+
+class Rows(NamedTuple):
+    """Rows that attention is computed over together: of int64 [b], which of the batch they are; valid [b, l]; flat int64 [t],
+    where their packed tokens lie in [b * l]."""
+
+    of: Tensor
+    valid: Tensor
+    flat: Tensor
+
+    def spread(self, packed: Tensor) -> Tensor:
+        """These rows' tokens [t, ...] to [b, l, ...], zero where there is none."""
+        return _spread(packed, self.flat, self.valid)
+
 
 class Packing(NamedTuple):
-    """Where the T packed tokens of a batch lie in its rows: flat int64 [T], into [B * L]; rows (B, L); valid [B, L]. causal: no
-    token sees what follows it, whatever the architecture."""
+    """Where the T packed tokens of a batch lie in its rows: flat int64 [T], into [B * L]; valid [B, L]; groups: the rows, one
+    after the other, in parts of about the same length. causal: no token sees what follows it, whatever the architecture."""
 
     flat: Tensor
-    rows: tuple[int, int]
     valid: Tensor
+    groups: tuple[Rows, ...]
     causal: bool = False
 
     @classmethod
     def of(cls, valid: Tensor) -> "Packing":
-        return cls(valid.flatten().nonzero()[:, 0], (valid.shape[0], valid.shape[1]), valid)
+        """The packing of tokens that are real where `valid`, bool [B, L], is.
+
+        Attention over L padded positions costs L squared, so rows are sorted by length where that saves much. On an accelerator
+        never: lengths would have to be waited for.
+        """
+        b, width = valid.shape
+        if valid.device.type == "cpu" and b >= 2 * _GROUPS:
+            length = (valid * torch.arange(1, width + 1)).amax(1)
+            parts = length.argsort(stable=True).tensor_split(_GROUPS)
+            longest = [int(length[part[-1]]) for part in parts]
+            if sum(len(p) * n * n for p, n in zip(parts, longest, strict=True)) < 0.8 * b * width * width:
+                groups = [_rows(valid, part, n) for part, n in zip(parts, longest, strict=True)]
+                flat = [g.of[g.flat // n] * width + g.flat % n for g, n in zip(groups, longest, strict=True)]
+                return cls(torch.cat(flat), valid, tuple(groups))
+        whole = _rows(valid, torch.arange(b, device=valid.device), width)
+        return cls(whole.flat, valid, (whole,))
+
+    def pack(self, rows: Tensor) -> Tensor:
+        """[B, L, ...] to [T, ...]."""
+        return rows.flatten(0, 1).index_select(0, self.flat)
+
+    def spread(self, packed: Tensor) -> Tensor:
+        """[T, ...] to [B, L, ...], zero where there is no token."""
+        return _spread(packed, self.flat, self.valid)
+
+    def row(self) -> Tensor:
+        """The row each token lies in, int64 [T]."""
+        return self.flat // self.valid.shape[1]
 
     def positions(self) -> Tensor:
         """Where each token lies in its row, int64 [T]."""
-        return self.flat % self.rows[1]
+        return self.flat % self.valid.shape[1]
 
     def near(self, reach: int) -> Tensor:
         """Whether a token of a row sees another, bool [B, 1, L, L], if none looks further than `reach` tokens away."""
-        at = torch.arange(self.rows[1], device=self.valid.device)
+        at = torch.arange(self.valid.shape[1], device=self.valid.device)
         far = (at - at[:, None]).abs()
         # Where there is no token, the position sees itself: softmax over nothing is NaN, in the gradient as well.
         return (far <= reach) & self.valid[:, None, None, :] | (far == 0)
 
-    def spread(self, packed: Tensor) -> Tensor:
-        """[T, ...] to [B, L, ...], zero where there is no token."""
-        b, length = self.rows
-        out = packed.new_zeros(b * length, *packed.shape[1:])
-        return out.index_copy(0, self.flat, packed).unflatten(0, (b, length))
+
+def _rows(valid: Tensor, of: Tensor, length: int) -> Rows:
+    part = valid[of, :length]
+    return Rows(of, part, part.flatten().nonzero()[:, 0])
+
+
+def _spread(packed: Tensor, flat: Tensor, valid: Tensor) -> Tensor:
+    out = packed.new_zeros(valid.numel(), *packed.shape[1:])
+    return out.index_copy(0, flat, packed).unflatten(0, valid.shape)
 
 
 def _attention(
@@ -82,11 +129,17 @@ def attend(
         assert not causal or query.shape[2] == key.shape[2], "several tokens at once have nothing before them"
         out = _attention(query, key, value, None, dropout, causal, scaling)
         return out.transpose(1, 2), None
-    # Heads before tokens only inside the rows: [B, H, L, D].
-    q, k, v = (packing.spread(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
-    causal = packing.causal or bool(
-        getattr(module, "is_causal", False)
-    )  # what lies behind the end of a text is never looked at then
-    mask = None if causal else packing.valid[:, None, None, :] if attention_mask is None else attention_mask
-    out = _attention(q, k, v, mask, dropout, causal, scaling)
-    return out.transpose(1, 2).flatten(0, 1).index_select(0, packing.flat)[None], None
+    # What lies behind the end of a text is never looked at where no token sees what follows it.
+    causal = packing.causal or bool(getattr(module, "is_causal", False))
+    counts = [len(group.flat) for group in packing.groups]
+    parts = zip(*(x[0].transpose(0, 1).split(counts) for x in (query, key, value)), strict=True)
+    found = []
+    for group, part in zip(packing.groups, parts, strict=True):
+        # Heads before tokens only inside the rows: [b, H, l, D].
+        q, k, v = (group.spread(x).transpose(1, 2) for x in part)
+        mask = None if causal else group.valid[:, None, None, :]
+        if mask is not None and attention_mask is not None:
+            mask = attention_mask[group.of, :, : q.shape[2], : q.shape[2]]
+        out = _attention(q, k, v, mask, dropout, causal, scaling)
+        found.append(out.transpose(1, 2).flatten(0, 1).index_select(0, group.flat))
+    return torch.cat(found)[None], None

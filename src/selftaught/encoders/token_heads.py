@@ -39,9 +39,9 @@ class Generator(nn.Module):
     def forward(self, encoder: "TransformersEncoder", inputs: Tokens, at: Tensor) -> Tensor:
         """Logits [n, V] of the n tokens that `at`, bool [B, L], names."""
         packing = Packing.of(inputs.valid)
-        x = encoder.model.embeddings(input_ids=inputs.ids[inputs.valid][None], position_ids=packing.positions()[None])
+        x = encoder.model.embeddings(input_ids=packing.pack(inputs.ids)[None], position_ids=packing.positions()[None])
         x = self.layers(self.project(x), attention_mask=None, packing=packing, use_cache=False).last_hidden_state
-        return self.head(x[0][at[inputs.valid]], encoder.embeddings)
+        return self.head(packing.spread(x[0])[at], encoder.embeddings)
 
 
 class TiedDecoder(nn.Module):
@@ -66,8 +66,8 @@ class TiedDecoder(nn.Module):
     def forward(self, encoder: "TransformersEncoder", text: Tokens, vector: Tensor) -> Tensor:
         """Text [B, L] and a vector for each, [B, D] -> tokens [B, L, D], each of what lies before it and of the vector."""
         packing = Packing.of(text.valid)._replace(causal=True)
-        row = packing.flat // packing.rows[1]
-        x = encoder.model.embeddings(input_ids=text.ids[text.valid][None], position_ids=packing.positions()[None])
+        row = packing.row()
+        x = encoder.model.embeddings(input_ids=packing.pack(text.ids)[None], position_ids=packing.positions()[None])
         for layer, value, out, norm in zip(encoder.model.encoder.layer, self.value, self.out, self.norm, strict=True):
             x = layer.attention(x, None, packing=packing)[0]
             x = norm(x + self.dropout(out(value(vector))[row][None]))

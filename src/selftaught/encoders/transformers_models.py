@@ -63,9 +63,11 @@ class TransformersEncoder(Encoder):
         packing = Packing.of(valid)
         # An architecture that knows no segments tells two texts by the [SEP] between them.
         known = inputs.segments is not None and getattr(self.model.config, "type_vocab_size", 0) > 1
-        segments = {"token_type_ids": inputs.segments[valid][None]} if known and inputs.segments is not None else {}
+        segments = (
+            {"token_type_ids": packing.pack(inputs.segments)[None]} if known and inputs.segments is not None else {}
+        )
         found = self.model(
-            input_ids=inputs.ids[valid][None],
+            input_ids=packing.pack(inputs.ids)[None],
             position_ids=packing.positions()[None],
             packing=packing,
             use_cache=False,
