@@ -46,6 +46,7 @@ def one_seed(seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     data, run = arguments.out / "data", arguments.out / f"mlm-{seed}"
     if not (run / "encoder").is_dir():
         settings = ["text.tokenizer=bpe", f"text.vocabulary={arguments.vocabulary}", "train.health_every=400"]
+        settings += arguments.set
         options: dict[str, Any] = {"pretext": "mlm", "encoder": arguments.encoder, "size": 64, "set": settings}
         options |= {"steps": arguments.steps, "batch": 128, "lr": 3e-3, "seed": seed}
         selftaught.pretrain(f"{data / 'mono'}?split=line", out=run, **options)
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=1200, help="of pretraining")
     parser.add_argument("--lr", type=float, default=2e-3, help="of fine-tuning")
+    parser.add_argument("--set", action="append", default=[], help="a setting of pretraining, KEY=VALUE")
     parser.add_argument("--on", choices=("val", "test"), default="test", help="what is translated")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
