@@ -1,0 +1,252 @@
+"""Event logs in files, read in parts: CSV, TSV, JSON lines, Parquet, RecBole's .inter, and lines `user item item ...`."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from selftaught.data.listing import why
+from selftaught.errors import UserError
+
+TABLES = frozenset({".csv", ".tsv", ".inter", ".jsonl", ".parquet"})
+SUFFIXES = TABLES | {".txt"}
+USUAL = {
+    "user": "user user_id uid userid customer customer_id customerid visitor visitor_id visitorid session session_id "
+    "reviewer_id reviewerid account account_id member_id",
+    "item": "item item_id iid itemid product product_id productid movie movie_id movieid sku asin article article_id "
+    "track_id song_id book_id isbn event_id event page url",
+    "time": "time timestamp ts date datetime created created_at event_time unixreviewtime unix_timestamp",
+    "rating": "rating score stars overall",
+}
+"""Names of columns, as `_plain` writes them, in the order of preference."""
+_ROWS = 1 << 18
+_LINE = re.compile(rb"\s*\S+(\s+\S+)+\s*")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a log, by their names in the file; time and rating may be None: there is none."""
+
+    user: str
+    item: str
+    time: str | None
+    rating: str | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows: columns of text (pyarrow string arrays; null where a value is missing or no valid text), the number of the
+    file's first row among them, and rows that could not be cut into columns (number, why)."""
+
+    user: pa.Array
+    item: pa.Array
+    time: pa.Array | None
+    rating: pa.Array | None
+    first: int
+    broken: list[tuple[int, str]]
+
+
+def header(path: Path) -> list[str]:
+    """Names of a table's columns; of JSON lines those of the first line."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            return list(pq.ParquetFile(path).schema_arrow.names)
+        with path.open("rb") as stream:
+            line = stream.readline(1 << 20)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"cannot read {path}: {why(error) if isinstance(error, OSError) else error}") from None
+    text = line.decode("utf-8-sig", "replace").strip("\r\n")
+    if path.suffix.lower() == ".jsonl":
+        try:
+            first = json.loads(text)
+        except ValueError:
+            return []
+        return list(first) if isinstance(first, dict) else []
+    return [name.strip().strip('"') for name in text.split(_separator(path))]
+
+
+def _separator(path: Path) -> str:
+    return "," if path.suffix.lower() == ".csv" else "\t"
+
+
+def _plain(name: str) -> str:
+    """userId, User-ID, user_id:token: all user_id, or userid."""
+    return re.sub(r"[^a-z0-9]+", "_", name.partition(":")[0].strip().lower()).strip("_")
+
+
+def find_columns(path: Path, given: dict[str, str]) -> Columns | None:
+    """The columns that are given by name, the others by their usual names; None where users or items have none.
+
+    Raises UserError where a column that was given is not there.
+    """
+    names = header(path)
+    found: dict[str, str | None] = {}
+    for role, usual in USUAL.items():
+        if role in given:
+            if given[role] not in names:
+                raise UserError(f"{path} has no column '{given[role]}' for {role}; it has {', '.join(names[:20])}")
+            found[role] = given[role]
+        else:
+            by_name = {_plain(name): name for name in reversed(names) if name not in given.values()}
+            found[role] = next((by_name[name] for name in usual.split() if name in by_name), None)
+    if found["user"] is None or found["item"] is None or found["user"] == found["item"]:
+        return None
+    return Columns(found["user"], found["item"], found["time"], found["rating"])
+
+
+def is_sequences(path: Path) -> bool:
+    """Whether a .txt holds lines `user item item ...` of integers: the first ones do."""
+    try:
+        with path.open("rb") as stream:
+            lines = [line for line in itertools.islice(stream, 20) if line.strip()]
+    except OSError:
+        return False
+    return bool(lines) and all(_LINE.fullmatch(x) and all(_is_integer(t) for t in x.split()) for x in lines)
+
+
+def _is_integer(token: bytes) -> bool:
+    return token.removeprefix(b"-").isdigit()
+
+
+def is_log(path: Path, given: dict[str, str] | None = None) -> bool:
+    """Whether a file is a log of events, by its head."""
+    suffix = path.suffix.lower()
+    if not path.is_file() or suffix not in SUFFIXES:
+        return False
+    if given and ("user" in given or "item" in given):
+        return True
+    if suffix == ".txt":
+        return is_sequences(path)
+    try:
+        return find_columns(path, {}) is not None
+    except UserError:
+        return False
+
+
+def read(path: Path, columns: Columns | None) -> Iterator[Part]:
+    """The rows of a log, in the order of the file; columns: None of a file of sequences."""
+    try:
+        if columns is None:
+            yield from _sequences(path)
+        elif path.suffix.lower() == ".jsonl":
+            yield from _json_lines(path, columns)
+        elif path.suffix.lower() == ".parquet":
+            yield from _parquet(path, columns)
+        else:
+            yield from _separated(path, columns)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {why(error)}") from None
+    except pa.ArrowException as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0][:200]}") from None
+
+
+def _separated(path: Path, columns: Columns) -> Iterator[Part]:
+    broken: list[tuple[int, str]] = []
+
+    def handle(row: pacsv.InvalidRow) -> str:
+        broken.append((row.number or 0, f"{row.actual_columns} columns in place of {row.expected_columns}"))
+        return "skip"
+
+    names = [name for name in vars(columns).values() if name is not None]
+    reader = pacsv.open_csv(
+        path,
+        # One thread: only then are the rows that cannot be cut told by number.
+        read_options=pacsv.ReadOptions(use_threads=False, block_size=1 << 23),
+        parse_options=pacsv.ParseOptions(delimiter=_separator(path), invalid_row_handler=handle),
+        convert_options=pacsv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.binary()), include_columns=names, strings_can_be_null=False
+        ),
+    )
+    at = 2  # row 1 is the header
+    for batch in reader:
+        now, broken[:] = list(broken), []
+        yield _part({name: batch.column(name) for name in names}, columns, at, now)
+        at += len(batch) + len(now)
+    if broken:
+        yield Part(*_nothing(columns), at, list(broken))
+
+
+def _nothing(columns: Columns) -> list[pa.Array | None]:
+    empty = pa.array([], pa.string())
+    return [empty, empty, *(None if name is None else empty for name in (columns.time, columns.rating))]
+
+
+def _part(found: dict[str, pa.Array], columns: Columns, first: int, broken: list[tuple[int, str]]) -> Part:
+    texts = [None if name is None else _text(found[name]) for name in vars(columns).values()]
+    return Part(texts[0], texts[1], texts[2], texts[3], first, broken)
+
+
+def _text(column: pa.Array) -> pa.Array:
+    """As strings; null where the bytes are no UTF-8."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.string())
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([_decoded(x) for x in column.to_pylist()], pa.string())
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _parquet(path: Path, columns: Columns) -> Iterator[Part]:
+    names = [name for name in vars(columns).values() if name is not None]
+    at = 1
+    for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=names):
+        yield _part({name: batch.column(name) for name in names}, columns, at, [])
+        at += len(batch)
+
+
+def _json_lines(path: Path, columns: Columns) -> Iterator[Part]:
+    names = [name for name in vars(columns).values() if name is not None]
+    with path.open("rb") as stream:
+        at = 1
+        while lines := list(itertools.islice(stream, _ROWS // 4)):
+            rows, broken = [], []
+            for number, line in enumerate(lines, at):
+                try:
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("no object")
+                except (ValueError, RecursionError):
+                    if line.strip():
+                        broken.append((number, "no JSON object"))
+                    continue
+                rows.append(row)
+            values = {
+                name: pa.array([None if r.get(name) is None else str(r[name]) for r in rows], pa.string())
+                for name in names
+            }
+            yield _part(values, columns, at, broken)
+            at += len(lines)
+
+
+def _sequences(path: Path) -> Iterator[Part]:
+    with path.open("rb") as stream:
+        at = 1
+        while lines := list(itertools.islice(stream, 1 << 13)):
+            users, items, broken = list[str](), list[str](), []
+            for number, line in enumerate(lines, at):
+                try:
+                    user, *rest = line.decode("utf-8").split()
+                except (UnicodeDecodeError, ValueError):
+                    if line.strip():
+                        broken.append((number, "no line of a user and items"))
+                    continue
+                users += [user] * len(rest)
+                items += rest
+            yield Part(pa.array(users, pa.string()), pa.array(items, pa.string()), None, None, at, broken)
+            at += len(lines)

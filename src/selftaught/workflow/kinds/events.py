@@ -1,0 +1,128 @@
+"""Event logs: a user's history is what is read of him, and a protocol says which of it may teach."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from selftaught.data.event_audit import audit_events, event_offers
+from selftaught.data.events import EventSource
+from selftaught.data.protocols import Cases, Parts, Protocol, split
+from selftaught.data.source import Source
+from selftaught.encoders import EncoderConfig
+from selftaught.encoders.sequences import SIZES
+from selftaught.errors import UserError, unknown
+from selftaught.modality.event import EventModality
+from selftaught.settings import from_json, to_json
+from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training
+
+
+class Events(Kind):
+    """Users with their events in the order of time."""
+
+    name, unit, noun, evaluation = "event", "events", "users", "ranking"
+    default_pretext = "next_item"
+    largest_batch = {"cpu": 256, "cuda": 1024}  # noqa: RUF012
+    raw_is = "what a user's items have in common with all others' (see ranking.json)"
+    unlabelled = "event logs have no classes; evaluate ranks what comes next"
+
+    def pick_size(self, source: EventSource, device: str) -> int:
+        """The longest history there is, up to 50 events; the papers' choice for sparse logs."""
+        return int(np.clip(source.lengths.max(), 8, 50))
+
+    def split(self, source: Source, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """All users on both sides: the protocol (event.protocol) divides events, or leaves out users by itself."""
+        everyone = np.arange(len(source))
+        return everyone, everyone
+
+    def fit(
+        self, source: EventSource, size: int, train: np.ndarray, settings: dict[str, Any], encoder: str
+    ) -> EventModality:
+        """The catalogue, all items of the log, and the protocol."""
+        protocol = from_json(Protocol, _named(settings), self.name)
+        return EventModality(source.items, size, to_json(protocol))
+
+    def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
+        family = "bert4rec" if "bidirectional" in needs else "sasrec"
+        return f"{family}_{'small' if device == 'cpu' else 'base'}"
+
+    def encoder(self, name: str, size: int, source: EventSource, modality: EventModality) -> EncoderConfig:
+        if name not in SIZES:
+            raise unknown("encoder of event logs", name, SIZES)
+        return EncoderConfig(name, size, 0, options=SIZES[name], vocabulary=modality.vocabulary)
+
+    def base_lr(self, device: str, needs: frozenset[str], encoder: EncoderConfig) -> float:
+        """1e-3 at batch 256, that of the papers' code."""
+        return 1e-3
+
+    def training(
+        self, source: EventSource, modality: EventModality, train: np.ndarray, held: np.ndarray, quiet: bool
+    ) -> Training:
+        """Histories that may teach, in pieces in which each event is a target once; held out is the event (or events) that
+        validation asks for, behind all that lies before it."""
+        parts = parts_of(source, modality)
+        bounds, users = pieces(parts.train, modality.size)
+        cases = parts.valid
+        asked = np.stack([np.maximum(cases.begin, cases.end - modality.size - 1), cases.end], 1)
+        known = known_items(source, modality)
+        whole = known.cut(np.concatenate([bounds, asked]), np.concatenate([users, cases.user]))
+        new = np.concatenate([bounds[:, 0] * 0, cases.end - cases.stop])
+        if not len(bounds):
+            raise UserError(
+                f"no user has two events to learn from under the protocol {modality.protocol['name']}; name another with "
+                "--set event.protocol="
+            )
+        if not len(asked):
+            raise UserError(
+                f"the protocol {modality.protocol['name']} leaves nothing to validate on; users need more events"
+            )
+        return Training(whole.asking(new), np.arange(len(bounds)), np.arange(len(bounds), len(whole)))
+
+    def whole(self, source: EventSource, modality: EventModality, quiet: bool) -> Source:
+        return known_items(source, modality)
+
+    def reading(self, source: EventSource, modality: EventModality, index: np.ndarray, quiet: bool) -> Reading:
+        return Reading(known_items(source, modality), index)
+
+    def raw(self, modality: Any, train: tuple[Any, np.ndarray], test: tuple[Any, np.ndarray]) -> tuple[Tensor, Tensor]:
+        raise UserError(self.unlabelled)
+
+    def audit(self, source: EventSource, other: EventSource | None, quiet: bool) -> Audited:
+        found = audit_events(source, other)
+        return Audited(found.to_json(), event_offers(found), found.lines())
+
+    def facts(self, source: EventSource) -> dict[str, Any]:
+        return {"events": int(source.lengths.sum()), "items": len(source.items)}
+
+    def thumbnails(self, source: Source, index: np.ndarray) -> None:
+        return None
+
+
+def _named(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as fields of a Protocol: which one is called its name there."""
+    return {("name" if key == "protocol" else key): value for key, value in settings.items()}
+
+
+def parts_of(source: EventSource, modality: EventModality) -> Parts:
+    """What of a log teaches, validates and tests under the protocol an encoder was pretrained with."""
+    return split(source, from_json(Protocol, modality.protocol, "event"))
+
+
+def known_items(source: EventSource, modality: EventModality) -> EventSource:
+    """The log in the ids of a catalogue; events with other items are left out."""
+    return source.renamed(modality.ids(source.items), modality.items)
+
+
+def pieces(bounds: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Histories int64 [N, 2] in pieces of at most size + 1 events, of which the first is the last of the piece before: so
+    each event but a history's first is a target once. Returns the pieces' bounds and whose they are."""
+    targets = np.maximum(0, bounds[:, 1] - bounds[:, 0] - 1)
+    counts = -(-targets // size)
+    owner = np.repeat(np.arange(len(bounds)), counts)
+    nth = np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
+    begin = bounds[owner, 0] + nth * targets[owner] // counts[owner]
+    end = bounds[owner, 0] + (nth + 1) * targets[owner] // counts[owner] + 1
+    return np.stack([begin, end], 1), owner
+
+
+__all__ = ["Cases", "Events", "known_items", "parts_of", "pieces"]

@@ -1,0 +1,157 @@
+"""evaluate on an event log: what comes next is looked for among all items, beside baselines that learn from the same events."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from selftaught import bundle, disk, rng
+from selftaught.batch import Batch
+from selftaught.data.events import EventSource
+from selftaught.data.protocols import Cases, Parts, Protocol
+from selftaught.encoders import build
+from selftaught.errors import UserError
+from selftaught.evaluation import recommenders
+from selftaught.evaluation.ranking import Ranking, difference
+from selftaught.modality.event import EventModality
+from selftaught.reporting import results_table, write_report
+from selftaught.settings import from_json
+from selftaught.train.progress import Meter
+from selftaught.workflow.evaluate import Asked, home
+from selftaught.workflow.kinds.events import known_items, parts_of
+from selftaught.workflow.prepare import pick_device, say
+
+_AT_ONCE = 1 << 25  # scores held at a time
+_CASES = 20_000  # at most so many are ranked: an interval over more is narrow enough
+_CUTS = (1, 5, 10, 20)
+_TITLES = {"random_init": "random initialisation"}
+Scores = Callable[[np.ndarray], Tensor]  # positions of cases [B] -> scores [B, V]
+
+
+class Log:
+    """A log in the ids of a catalogue, divided: what teaches, and the cases that are ranked."""
+
+    def __init__(self, source: EventSource, modality: EventModality, seed: int) -> None:
+        self.modality, self.items = modality, len(modality.items)
+        self.source = known_items(source, modality)
+        self.code = modality.ids(source.items)[source.item] - 1  # of each event; -1: unknown
+        parts: Parts = parts_of(source, modality)
+        self.train, self.valid = parts.train, self._some(parts.valid, seed)
+        self.test = self._some(parts.test, seed)
+        self.all_cases = len(parts.test.user)
+
+    def _some(self, cases: Cases, seed: int) -> Cases:
+        """At most _CASES of the cases, of those whose targets are in the catalogue."""
+        known = np.concatenate([[0], np.cumsum(self.code >= 0)])
+        there = np.flatnonzero(known[cases.end] - known[cases.stop] == cases.end - cases.stop)
+        chosen = np.sort(there[rng.permutation(len(there), seed, 7)[:_CASES]])
+        return Cases(*(x[chosen] for x in cases))
+
+    def matrix(self, begin: np.ndarray, end: np.ndarray) -> csr_array:
+        """Histories as counts float32 [n, V], each item once."""
+        lengths = end - begin
+        row = np.repeat(np.arange(len(begin)), lengths)
+        at = np.arange(len(row)) - np.repeat(lengths.cumsum() - lengths, lengths) + np.repeat(begin, lengths)
+        code = self.code[at]
+        row, code = row[code >= 0], code[code >= 0]
+        found = csr_array((np.ones(len(row), np.float32), (row, code)), shape=(len(begin), self.items))
+        found.data[:] = 1  # several events with one item were added up
+        return found
+
+    def targets(self, cases: Cases) -> list[np.ndarray]:
+        """The items each case asks for, each once."""
+        return [np.unique(self.code[a:b]) for a, b in zip(cases.stop.tolist(), cases.end.tolist(), strict=True)]
+
+
+def encoder_scores(encoder: Any, log: Log, cases: Cases, device: torch.device) -> Scores:
+    """What an encoder says of the next item after each case's history."""
+    size = log.modality.size
+    bounds = np.stack([np.maximum(cases.begin, cases.stop - size), cases.stop], 1)
+    histories = log.source.cut(bounds, cases.user)
+    encoder = encoder.to(device).eval()
+
+    def scores(index: np.ndarray) -> Tensor:
+        batch = Batch(histories.fetch(index), torch.from_numpy(index), seed=0, step=0).to(device)
+        with torch.inference_mode():
+            found = encoder.scores(encoder.next(log.modality.plain(batch)))
+        return found[:, 1 : log.items + 1].float().cpu()
+
+    return scores
+
+
+def baseline_scores(model: Any, log: Log, cases: Cases) -> Scores:
+    """What a baseline says after each case's whole history."""
+
+    def scores(index: np.ndarray) -> Tensor:
+        return torch.from_numpy(model.scores(log.matrix(cases.begin[index], cases.stop[index])))
+
+    return scores
+
+
+def ranked(scores: Scores, log: Log, cases: Cases, filtered: bool, meter: Any) -> Ranking:
+    """Every case ranked over the whole catalogue, without what its history holds where `filtered`."""
+    found = Ranking(_CUTS, np.bincount(log.code[_inside(log.train, log.code)], minlength=log.items))
+    targets = log.targets(cases)
+    step = max(1, min(256, _AT_ONCE // log.items))
+    for start in range(0, len(cases.user), step):
+        index = np.arange(start, min(start + step, len(cases.user)))
+        seen = log.matrix(cases.begin[index], cases.stop[index]) if filtered else None
+        mask = None if seen is None else torch.from_numpy(seen.toarray() > 0)
+        found.add(scores(index), [targets[i] for i in index.tolist()], mask)
+        meter(len(index))
+    return found
+
+
+def _inside(bounds: np.ndarray, code: np.ndarray) -> np.ndarray:
+    """Which events lie in the bounds and are known, bool [E]."""
+    edge = np.zeros(len(code) + 1, np.int64)
+    np.add.at(edge, bounds[:, 0], 1)
+    np.add.at(edge, bounds[:, 1], -1)
+    return (np.cumsum(edge)[:-1] > 0) & (code >= 0)
+
+
+def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, asked: Asked) -> dict[str, Any]:
+    """Rank the test cases of a log under the protocol the encoder was pretrained with, beside its random initialisation and
+    baselines; writes ranking.json and the report, prints the table."""
+    modality, seed, quiet = loaded.modality, asked.seed, asked.quiet
+    if not isinstance(modality, EventModality):
+        raise UserError(f"'{data}' is an event log, '{run}' an encoder of {loaded.modality.name} data")
+    if asked.train is not None or asked.against:
+        raise UserError("--train and --against are not for event logs; the protocol says what teaches, baselines are built in")
+    protocol = from_json(Protocol, modality.protocol, "event")
+    log, where = Log(source, modality, seed), torch.device(pick_device(asked.device))
+    if not len(log.test.user):
+        raise UserError(f"'{data}' has no case to test under the protocol {protocol.name}; users need more events")
+    random = build(loaded.encoder.config.bare(), rng.fold(loaded.info.get("seed", 0)) >> 1)
+    filtered = protocol.seen == "filtered"
+    found, left_out = dict[str, Ranking](), dict[str, str]()
+    with Meter("rank", 1, quiet=quiet) as meter:
+        done = 0
+
+        def more(n: int) -> None:
+            nonlocal done
+            done += n
+            meter.total = max(meter.total, done, len(log.test.user) * 7)
+            meter.update(done)
+
+        for name, encoder in (("pretrained", loaded.encoder), ("random_init", random)):
+            found[name] = ranked(encoder_scores(encoder, log, log.test, where), log, log.test, filtered, more)
+        for name, model in baselines(log, filtered, seed, left_out).items():
+            found[name] = ranked(baseline_scores(model, log, log.test), log, log.test, filtered, more)
+    result = _result(found, log, protocol, seed)
+    result |= {"data": str(data), "data_hash": source.fingerprint, "recipe_hash": loaded.info.get("recipe_hash")}
+    result["protocol"] |= {"baselines_left_out": left_out} if left_out else {}
+    if source.fingerprint != loaded.info.get("data_hash"):
+        result["protocol"]["log"] = "not the one of pretraining, which may have learned from what is asked here"
+    disk.write_json(home(run) / "ranking.json", result)
+    page = write_report(home(run))
+    if not quiet:
+        from rich.console import Console
+
+        Console().print(results_table(result))
+        say(f"report: {page}")
+    return result
