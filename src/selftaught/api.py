@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # torch is imported when a function is called, not when its h
 def pretrain(
     data: Any,
     *,
-    pretext: str = "simclr",
+    pretext: str = "auto",
     encoder: str = "auto",
     weights: Path | None = None,
     general: Any = None,
@@ -34,8 +34,8 @@ def pretrain(
     """Learn an encoder from unlabelled data. Typing the same command again resumes.
 
     Args:
-        data: Folder, list of paths, CSV/Parquet, .npy, .tar shards, array or Dataset.
-        pretext: Task name (selftaught tasks lists them), or FILE.py:CLASS.
+        data: Folder, list of paths, CSV/Parquet, log of events, .npy, .tar, array or Dataset.
+        pretext: Task name (selftaught tasks lists them), or FILE.py:CLASS; auto: simclr, of event logs next_item.
         encoder: Name here or in timm; timm:NAME, hf:REPO; or a run to go on from.
         weights: Local file of weights to start from.
         general: Held-out other data: warn if what the weights knew is forgotten.
@@ -54,8 +54,13 @@ def pretrain(
         quiet: Say nothing while running.
     """
     from selftaught.workflow.plan import Request, described
+    from selftaught.workflow.prepare import pretext_for
     from selftaught.workflow.pretrain import pretrain as run
 
+    if recipe is None or pretext != "auto":
+        pretext = pretext_for(data, pretext)
+    else:
+        pretext = Request.pretext  # the recipe says it
     request = Request(
         described(data), pretext, encoder, None if weights is None else str(weights), steps, epochs, minutes, batch, lr,
         size, holdout, seed, device, list(set), None if recipe is None else str(recipe),
@@ -67,7 +72,7 @@ def pretrain(
 def preview(
     data: Any,
     *,
-    pretext: str = "simclr",
+    pretext: str = "auto",
     encoder: str = "auto",
     batch: int | None = None,
     size: int | None = None,
@@ -84,7 +89,7 @@ def preview(
 
     Args:
         data: As pretrain takes it; so are the settings up to --set.
-        pretext: Task name, or FILE.py:CLASS.
+        pretext: Task name, or FILE.py:CLASS; auto as in pretrain.
         encoder: The encoder; it says what can be masked and how long a text is.
         batch: Samples a step.
         size: Side of the training pictures in pixels, length of texts in tokens.
@@ -98,10 +103,12 @@ def preview(
         quiet: Print nothing.
     """
     from selftaught.workflow.plan import Request, described
+    from selftaught.workflow.prepare import pretext_for
     from selftaught.workflow.preview import preview as do
 
     request = Request(
-        described(data), pretext, encoder, steps=1, batch=batch, size=size, holdout=holdout, seed=seed, device=device,
+        described(data), pretext_for(data, pretext), encoder, steps=1,
+        batch=batch, size=size, holdout=holdout, seed=seed, device=device,
         settings=list(set),
     )  # fmt: skip
     return do(request, data, count, batches, out, quiet)
@@ -124,7 +131,7 @@ def evaluate(
     Args:
         run: Run folder or encoder bundle.
         data: Labelled data, unlabelled text for clm and mlm (only samples that pretraining never saw are tested), or
-            pairs of texts with a score (similarity) or without one (retrieval).
+            pairs of texts with a score (similarity) or without one (retrieval), or a log of events (ranking).
         train: Labelled data for the probes; default: the rest of DATA.
         labels: Shares of the labels (up to 1), or labels per class (above 1).
         against: Off-the-shelf encoders: timm:NAME, hf:REPO or a bundle's folder.
@@ -264,6 +271,41 @@ def fill(run: Path, text: str, *, k: int = 5, device: str = "auto") -> list[dict
     from selftaught.workflow.generate import fill as do
 
     return do(Path(run), text, k, device)
+
+
+def recommend(
+    run: Path,
+    data: Any = None,
+    *,
+    user: Sequence[str] = (),
+    items: Sequence[str] = (),
+    like: str | None = None,
+    k: int = 10,
+    seen: bool = False,
+    because: bool = False,
+    out: Path | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """What comes next: for users of an event log, for a history, or items like one; in raw ids.
+
+    Args:
+        run: Run folder or encoder bundle of an event log.
+        data: The log whose users are served; all their events are read.
+        user: Users to serve; default: all.
+        items: A history, oldest first, in place of a log (repeat the option for each item).
+        like: An item whose neighbours are wanted.
+        k: Items to recommend to each.
+        seen: Recommend what is in the history as well.
+        because: Name the past events that moved each recommendation most.
+        out: .csv or .parquet file to write.
+        device: auto, cpu or cuda.
+        quiet: Say nothing while running.
+    """
+    from selftaught.workflow.recommend import Wanted
+    from selftaught.workflow.recommend import recommend as do
+
+    return do(Path(run), data, Wanted(tuple(user), tuple(items), like, k, seen, because), out, device, quiet)
 
 
 def inspect(data: Any, *, other: Any = None, cost: bool = True, quiet: bool = False) -> dict[str, Any]:

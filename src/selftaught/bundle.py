@@ -38,8 +38,8 @@ class Bundle:
     modality: Modality
     info: dict[str, Any]
 
-    def __call__(self, samples: Tensor | Sequence[str]) -> Tensor:
-        """Features [B, width] of pictures uint8 [B, C, H, W], or of texts (their first `modality.size` tokens)."""
+    def __call__(self, samples: Tensor | Sequence[Any]) -> Tensor:
+        """Features [B, width] of pictures uint8 [B, C, H, W], texts (their first tokens) or histories of ids."""
         inputs = self.modality.inputs(samples)
         batch = Batch(inputs, torch.arange(len(samples)), seed=0, step=0)
         with torch.inference_mode():
@@ -52,15 +52,19 @@ def modality_from_json(kind: str, data: dict[str, Any], folder: Path | None = No
         from selftaught.modality.image import ImageModality
 
         return ImageModality.from_json(data)
-    if kind != "text":
-        raise UserError(f"kind of data '{kind}' is unknown to this version; known: image, text")
-    from selftaught.modality.text import TextModality
-    from selftaught.modality.text.running import RunningText
-
+    if kind not in ("text", "event"):
+        raise UserError(f"kind of data '{kind}' is unknown to this version; known: image, text, event")
     try:
         files = {} if folder is None else {p.name: p.read_text("utf-8") for p in folder.iterdir() if p.is_file()}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"'{folder}' cannot be read: {error}") from error
+    if kind == "event":
+        from selftaught.modality.event import EventModality
+
+        return EventModality.from_json(data, files)
+    from selftaught.modality.text import TextModality
+    from selftaught.modality.text.running import RunningText
+
     return (RunningText if data.get("running") else TextModality).from_json(data, files)
 
 
@@ -157,12 +161,20 @@ def masked_head(path: Path, loaded: Bundle) -> Any:
 
 def _card(config: dict[str, Any]) -> str:
     encoder = config["encoder"]
+    size, ids = encoder["size"], encoder["vocabulary"]
+    what, name, form = {
+        "image": (f"pictures: {size} px, {encoder['channels']} channels", "pixels", "uint8 [B, C, H, W]"),
+        "text": (f"text: at most {size} tokens, of a vocabulary of {ids}", "texts", "list of str"),
+        "event": (
+            f"histories: at most {size} events, with {ids - 2} items",
+            "histories",
+            "lists of item ids, oldest first",
+        ),
+    }[config["kind"]]
     lines = [
         f"# {encoder['name']}, pretrained with {config.get('pretext', '?')}",
         "",
-        f"- text: at most {encoder['size']} tokens, of a vocabulary of {encoder['vocabulary']}"
-        if encoder["vocabulary"]
-        else f"- pictures: {encoder['size']} px, {encoder['channels']} channels",
+        f"- {what}",
         f"- features: {config['width']} numbers a sample",
         f"- steps: {config.get('steps')}, batch: {config.get('batch')}, seed: {config.get('seed')}",
         f"- data: `{config.get('data')}`, hash `{config.get('data_hash')}`",
@@ -171,9 +183,7 @@ def _card(config: dict[str, Any]) -> str:
         "```python",
         "import selftaught",
         'bundle = selftaught.load("PATH")',
-        "features = bundle(texts)  # list of str -> float32 [B, width]"
-        if encoder["vocabulary"]
-        else "features = bundle(pixels)  # uint8 [B, C, H, W] -> float32 [B, width]",
+        f"features = bundle({name})  # {form} -> float32 [B, width]",
         "```",
         "",
         "`evaluation.json` in the run folder says what pretraining was worth.",

@@ -169,12 +169,7 @@ def _separated(path: Path, columns: Columns) -> Iterator[Part]:
         yield _part({name: batch.column(name) for name in names}, columns, at, now)
         at += len(batch) + len(now)
     if broken:
-        yield Part(*_nothing(columns), at, list(broken))
-
-
-def _nothing(columns: Columns) -> list[pa.Array | None]:
-    empty = pa.array([], pa.string())
-    return [empty, empty, *(None if name is None else empty for name in (columns.time, columns.rating))]
+        yield _part(dict.fromkeys(names, pa.array([], pa.binary())), columns, at, list(broken))
 
 
 def _part(found: dict[str, pa.Array], columns: Columns, first: int, broken: list[tuple[int, str]]) -> Part:

@@ -38,6 +38,17 @@ class Filter:
     repeats: bool = True
 
 
+def filter_of(given: dict[str, str]) -> Filter:
+    """The filter that is written after a path: least=4&core=5&repeats=first."""
+    try:
+        least, core = float(given["least"]) if "least" in given else None, int(given.get("core", 1))
+    except ValueError:
+        raise UserError("least and core after ? must be numbers, as in ?least=4&core=5") from None
+    if core < 1 or given.get("repeats", "keep") not in ("keep", "first"):
+        raise UserError("core after ? must be 1 or more, and repeats keep or first")
+    return Filter(least, core, given.get("repeats", "keep") == "keep")
+
+
 @dataclass
 class _Growing:
     """What was read so far."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from selftaught.data import arrays, tables, text_files, texts
+from selftaught.data import arrays, event_files, event_log, tables, text_files, texts
 from selftaught.data.cache import cache_or_none, free_bytes, show_bytes
 from selftaught.data.images import EqualStore, ImageSource
 from selftaught.data.listing import Listing, labels_from_folders, number_labels, scan_folder
@@ -49,9 +49,10 @@ PICTURE_SUFFIXES = frozenset(
         ".mpo",
     ]
 )
+_OF_OTHERS = frozenset({"path", "label", "text", "split"})  # what is said of lists of pictures and of texts
 _KINDS = (
     "a folder, a .txt, .csv, .tsv or .parquet list of paths, a .npy or .npz file, .tar shards; or text: a folder of .txt, "
-    "a .txt or .jsonl, a table with a text column"
+    "a .txt or .jsonl, a table with a text column; or a log of events: a table with a user and an item column"
 )
 
 
@@ -127,11 +128,28 @@ class _Options:
         return cache_or_none() if self.cache is None else (self.cache or None)
 
 
+def is_events(data: Any) -> bool:
+    """Whether `open_data` would open a log of events, by the file's head."""
+    if not isinstance(data, str | os.PathLike):
+        return False
+    path, given = _parted(str(data))
+    return not _OF_OTHERS & set(given) and event_files.is_log(path, given)
+
+
+def _parted(data: str) -> tuple[Path, dict[str, str]]:
+    """A path, and what is said behind it: TABLE?path=COLUMN&label=COLUMN."""
+    path = Path(data).expanduser()
+    if "?" not in path.name or path.exists():
+        return path, {}
+    return path.with_name(path.name.partition("?")[0]), dict(parse_qsl(path.name.partition("?")[2]))
+
+
 def _open_path(data: str, options: _Options, path_column: str | None, label_column: str | None) -> Source:
-    path, given = Path(data).expanduser(), dict[str, str]()
-    if "?" in path.name and not path.exists():  # TABLE?path=COLUMN&label=COLUMN
-        path, given = path.with_name(path.name.partition("?")[0]), dict(parse_qsl(path.name.partition("?")[2]))
-        if unknown := sorted(set(given) - {"path", "label", "text", "split"}):
+    path, given = _parted(data)
+    if not _OF_OTHERS & set(given) and event_files.is_log(path, given):
+        return _open_log(path, given, options)
+    if given:
+        if unknown := sorted(set(given) - _OF_OTHERS):
             raise UserError(
                 f"'{unknown[0]}' after ? names no column; use {path.name}?path=COLUMN&label=COLUMN, or text=COLUMN"
             )
@@ -168,6 +186,18 @@ def _open_path(data: str, options: _Options, path_column: str | None, label_colu
     for note in listing.notes:
         options.say(note)
     return _open_listing(listing, options)
+
+
+def _open_log(path: Path, given: dict[str, str], options: "_Options") -> Source:
+    """A log of events; after the path its columns and which events are kept: ?user=COLUMN&least=4&core=5&repeats=first."""
+    known = {*event_files.USUAL, "least", "core", "repeats"}
+    if unknown := sorted(set(given) - known):
+        raise UserError(f"'{unknown[0]}' after ? is not known for a log of events; use {', '.join(sorted(known))}")
+    chosen = event_log.filter_of(given)
+    folder, log = options.folder, {role: name for role, name in given.items() if role in event_files.USUAL}
+    return event_log.open_events(
+        path, log, chosen, cache=folder, max_bad=options.max_bad, say=options.say, progress=options.progress
+    )
 
 
 def _is_text(path: Path, plan: text_files.Plan) -> bool:

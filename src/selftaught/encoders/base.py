@@ -13,9 +13,9 @@ from selftaught.batch import Encoded
 class EncoderConfig:
     """All that is needed to build an encoder again.
 
-    name: a small encoder of our own (`resnet10_x0.5`, `vit_micro` ...), any timm model name, or an encoder of text
-        (`bert_mini` ..., or a local Hugging Face folder).
-    size, channels: the pictures it reads, in pixels and planes; of text, size is the longest sequence in tokens.
+    name: a small encoder of our own (`resnet10_x0.5`, `vit_micro` ...), any timm model name, an encoder of text
+        (`bert_mini` ..., or a local Hugging Face folder), or one of histories (`sasrec_small` ...).
+    size, channels: the pictures it reads, in pixels and planes; of text and histories, size is the longest, in tokens or events.
     weights: None (random), a local file (.safetensors, or .pth read without executing code), "timm" to take the weights
         timm publishes under that name, or "hf:REPO" for those of a Hugging Face repository; the latter two may need the
         network.
@@ -23,7 +23,7 @@ class EncoderConfig:
     published: build the architecture as its authors did, as it is wherever `weights` are given. Otherwise its stem, its
         patches and its pooling are fitted to small pictures and to being trained from nothing.
     options: further arguments of timm's model, of a repository that names some; of text, the whole configuration.
-    vocabulary: token ids that an encoder of text knows; 0 says that it reads pictures.
+    vocabulary: ids of tokens or items that the encoder knows; 0 says that it reads pictures.
     bundled: the file of `weights` is of a bundle of ours, whose architecture `published` tells.
     """
 
@@ -65,6 +65,8 @@ class Encoder(nn.Module):
         "decoder": `decoder()` makes what writes a text from one vector.
         "causal": a token's encoding depends on it and those before it alone; `embeddings` as above, and `follow(ids, memory)`
         encodes further tokens of a text.
+        "items": it reads histories; `next(tokens)` [B, D] says what comes next, `scores(states)` [n, V + 2] of each item, by
+        `embeddings`. Besides "causal_items", where an event sees itself and those before it, or "bidirectional_items".
     """
 
     config: EncoderConfig

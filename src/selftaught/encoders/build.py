@@ -63,10 +63,14 @@ def build(config: EncoderConfig, seed: int = 0) -> Encoder:
         raise UserError(f"size {config.size} is below 8; use --size 8 or more")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if config.vocabulary:
+        if config.options.get("model_type") in ("sasrec", "bert4rec"):
+            from selftaught.encoders.sequences import SequenceEncoder
+
+            encoder: Encoder = SequenceEncoder(config)
+        elif config.vocabulary:
             from selftaught.encoders.transformers_models import build_transformers
 
-            encoder: Encoder = build_transformers(config)
+            encoder = build_transformers(config)
         else:
             encoder = build_timm(config)
     if config.weights_file is not None:

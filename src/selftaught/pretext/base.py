@@ -17,6 +17,8 @@ _ABLE = {
     "masked_head": "a bert_* or modernbert_* encoder, such as bert_mini",
     "decoder": "a bert_* encoder, such as bert_mini",
     "generator": "a bert_* encoder, such as bert_mini",
+    "causal_items": "a sasrec_* encoder, such as sasrec_small",
+    "bidirectional_items": "a bert4rec_* encoder, such as bert4rec_small",
     "causal": "a gpt2* encoder, such as gpt2_mini",
 }
 

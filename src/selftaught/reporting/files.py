@@ -112,7 +112,7 @@ def read(run: Path) -> RunFiles:
         summary=_object(run / "summary.json", problems),
         evaluation=_joined(
             _object(run / "evaluation.json", problems),
-            {name: _object(run / f"{name}.json", problems) for name in ("similarity", "retrieval")},
+            {name: _object(run / f"{name}.json", problems) for name in ("similarity", "retrieval", "ranking")},
         ),
         atlas=found,
         problems=problems,

@@ -6,13 +6,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selftaught.data import holdout
 from selftaught.data.cache import show_bytes
 from selftaught.errors import UserError
 from selftaught.pretext import available, find
 from selftaught.train.distributed import Ranks
 from selftaught.train.progress import clock
-from selftaught.workflow.kinds import data_called
+from selftaught.workflow.kinds import data_called, kind_called
 from selftaught.workflow.plan import Request, measure, resolve
 from selftaught.workflow.prepare import open_any, pick_device
 
@@ -54,7 +53,7 @@ def _cost(pretext: str, source: Any, device: str) -> dict[str, Any]:
     )  # fmt: skip
     try:
         recipe, modality, training = resolve(
-            request, source, holdout(source, request.holdout), device, Ranks(), lambda line: None
+            request, source, kind_called(source.kind).split(source, request.holdout), device, Ranks(), lambda line: None
         )
         found = measure(recipe, modality, training, Ranks())
     except UserError as error:

@@ -12,11 +12,13 @@ import torch
 
 from selftaught.batch import Batch
 from selftaught.data import Source, open_data
+from selftaught.data.opening import is_events
 from selftaught.data.text_pairs import is_pairs, open_pairs
 from selftaught.encoders import EncoderConfig, build
 from selftaught.encoders.precision import fast_bf16, sound_in_bf16
 from selftaught.errors import UserError
 from selftaught.train.progress import Meter
+from selftaught.workflow.kinds import kind_called
 
 _STORED = 111  # px: small training sizes share one prepared copy, and crops have detail to zoom into
 
@@ -78,6 +80,13 @@ def open_source(data: Any, size: int | None, quiet: bool = False, **options: Any
     finally:
         if meter:
             meter[0].__exit__(None, None, None)
+
+
+def pretext_for(data: Any, name: str) -> str:
+    """The pretext task that "auto" means for the data, by its kind; any other name as it is."""
+    if name != "auto":
+        return name
+    return kind_called("event" if is_events(data) else "image").default_pretext
 
 
 def open_any(data: Any, size: int | None, quiet: bool = False) -> Source:

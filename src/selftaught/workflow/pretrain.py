@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from selftaught import bundle, disk
-from selftaught.data import Source, holdout
+from selftaught.data import Source
 from selftaught.encoders import build
 from selftaught.errors import RunStopped, UserError
 from selftaught.evaluation.guard import Guard
@@ -59,7 +59,7 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     source = _open(data, limit, ranks, quiet)
     named = opened(recipe, request.general, general)
     other = None if named is None else _open(named, limit, ranks, quiet)
-    split = holdout(source, request.holdout if recipe is None else recipe.holdout)
+    split = kind_called(source.kind).split(source, request.holdout if recipe is None else recipe.holdout)
     if recipe is None:
         resolved = resolve(request, source, split, device, ranks, tell, quiet)
         if other is not None:

@@ -8,7 +8,6 @@ import torch
 
 from selftaught import disk
 from selftaught.batch import Batch, Share, Shown
-from selftaught.data import holdout
 from selftaught.errors import UserError
 from selftaught.pretext import Pretext
 from selftaught.reporting.atlas import picture
@@ -32,7 +31,8 @@ def preview(request: Request, data: Any, count: int, batches: int, out: Path | N
     device = pick_device(request.device)
     source = open_source(data, limit_of(request, device), quiet)
     # Of one step, which is not measured: what the first steps see does not depend on how many follow.
-    resolved = resolve(request, source, holdout(source, request.holdout), device, Ranks(), lambda line: None, quiet)
+    split = kind_called(source.kind).split(source, request.holdout)
+    resolved = resolve(request, source, split, device, Ranks(), lambda line: None, quiet)
     recipe, modality, (read, train, _) = resolved
     task, loop = build_task(recipe, modality), recipe.train
     order, fetch = Order(len(train), loop.batch, loop.seed), fetcher(read, train, loop.seed, labels=task.supervised)

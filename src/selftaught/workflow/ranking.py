@@ -17,6 +17,7 @@ from selftaught.encoders import build
 from selftaught.errors import UserError
 from selftaught.evaluation import recommenders
 from selftaught.evaluation.ranking import Ranking, difference
+from selftaught.evaluation.similarity import interval
 from selftaught.modality.event import EventModality
 from selftaught.reporting import results_table, write_report
 from selftaught.settings import from_json
@@ -27,7 +28,8 @@ from selftaught.workflow.prepare import pick_device, say
 
 _AT_ONCE = 1 << 25  # scores held at a time
 _CASES = 20_000  # at most so many are ranked: an interval over more is narrow enough
-_CUTS = (1, 5, 10, 20)
+_CUTS = (5, 10, 20)
+_CHOSEN_BY = "ndcg@10"
 _TITLES = {"random_init": "random initialisation"}
 Scores = Callable[[np.ndarray], Tensor]  # positions of cases [B] -> scores [B, V]
 
@@ -43,6 +45,7 @@ class Log:
         self.train, self.valid = parts.train, self._some(parts.valid, seed)
         self.test = self._some(parts.test, seed)
         self.all_cases = len(parts.test.user)
+        self.popularity = np.asarray(self.matrix(*self.train.T).sum(0), np.int64).ravel()
 
     def _some(self, cases: Cases, seed: int) -> Cases:
         """At most _CASES of the cases, of those whose targets are in the catalogue."""
@@ -94,7 +97,7 @@ def baseline_scores(model: Any, log: Log, cases: Cases) -> Scores:
 
 def ranked(scores: Scores, log: Log, cases: Cases, filtered: bool, meter: Any) -> Ranking:
     """Every case ranked over the whole catalogue, without what its history holds where `filtered`."""
-    found = Ranking(_CUTS, np.bincount(log.code[_inside(log.train, log.code)], minlength=log.items))
+    found = Ranking(_CUTS, log.popularity)
     targets = log.targets(cases)
     step = max(1, min(256, _AT_ONCE // log.items))
     for start in range(0, len(cases.user), step):
@@ -114,6 +117,77 @@ def _inside(bounds: np.ndarray, code: np.ndarray) -> np.ndarray:
     return (np.cumsum(edge)[:-1] > 0) & (code >= 0)
 
 
+def baselines(log: Log, filtered: bool, seed: int, left_out: dict[str, str]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Fitted baselines and their settings, chosen by NDCG@10 on validation cases alone; why others are missing goes to
+    `left_out`. They learn from what the encoder learned from."""
+    histories = log.matrix(*log.train.T)
+    found: dict[str, tuple[Any, dict[str, Any]]] = {
+        "popularity": (recommenders.Popularity().fit(histories), {}),
+        "random": (recommenders.Random(seed).fit(histories), {}),
+    }
+    for name in recommenders.GRIDS:
+        if log.items > recommenders.LARGEST and name != "svd":
+            left_out[name] = f"{log.items} items; at most {recommenders.LARGEST} are compared with each other"
+            continue
+        best = -1.0
+        for settings, model in recommenders.candidates(name):
+            scores = baseline_scores(model.fit(histories), log, log.valid)
+            value = float(ranked(scores, log, log.valid, filtered, lambda n: None).values(_CHOSEN_BY).mean())
+            if value > best:
+                best, found[name] = value, (model, settings)
+    return found
+
+
+def _rows(found: dict[str, Ranking], seed: int) -> list[dict[str, Any]]:
+    rows = []
+    for name, ranking in found.items():
+        for metric, (value, resampled) in ranking.figures(seed).items():
+            _, low, high = interval(value, resampled)
+            rows.append(
+                {
+                    "measure": "ranking",
+                    "features": name,
+                    "labels": None,
+                    "labels_n": 0,
+                    "metric": metric,
+                    "value": value,
+                }
+                | {"low": low, "high": high, "seeds": [seed], "n": len(ranking.values(metric))}
+            )
+    return rows
+
+
+def _result(found: dict[str, Ranking], log: Log, protocol: Protocol, seed: int) -> dict[str, Any]:
+    """Rows, differences, sentences, and what else is told of each list of recommendations."""
+    differences, sentences = [], []
+    for name in found:
+        if name == "pretrained":
+            continue
+        for metric in (_CHOSEN_BY, "hr@10"):
+            value, low, high = difference(found["pretrained"], found[name], metric, seed)
+            both = {"features": "pretrained", "against": name}
+            differences.append({"metric": metric, **both, "value": value, "low": low, "high": high})
+            if metric == _CHOSEN_BY:
+                said = "beats" if low > 0 else "is behind" if high < 0 else "cannot be told from"
+                title = _TITLES.get(name, name)
+                sentences.append(f"Pretraining {said} {title}: {value:+.4f} NDCG@10 [{low:+.4f}, {high:+.4f}].")
+    lists = {
+        name: {**r.coverage(), **r.novelty(), "ndcg@10_by_popularity": r.by_popularity(_CHOSEN_BY)}
+        for name, r in found.items()
+    }
+    cases = {"cases": len(log.test.user), "items": log.items, "interval": "95 %, bootstrap over cases"}
+    if log.all_cases > len(log.test.user):
+        cases["cases_left_out"] = log.all_cases - len(log.test.user)
+    empty = int((log.test.begin == log.test.stop).sum())
+    return {
+        "protocol": {**protocol.describe(), **cases, **({"without_history": empty} if empty else {})},
+        "rows": _rows(found, seed),
+        "differences": differences,
+        "verdict": sentences,
+        "lists": lists,
+    }
+
+
 def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, asked: Asked) -> dict[str, Any]:
     """Rank the test cases of a log under the protocol the encoder was pretrained with, beside its random initialisation and
     baselines; writes ranking.json and the report, prints the table."""
@@ -121,7 +195,9 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
     if not isinstance(modality, EventModality):
         raise UserError(f"'{data}' is an event log, '{run}' an encoder of {loaded.modality.name} data")
     if asked.train is not None or asked.against:
-        raise UserError("--train and --against are not for event logs; the protocol says what teaches, baselines are built in")
+        raise UserError(
+            "--train and --against are not for event logs; the protocol says what teaches, baselines are built in"
+        )
     protocol = from_json(Protocol, modality.protocol, "event")
     log, where = Log(source, modality, seed), torch.device(pick_device(asked.device))
     if not len(log.test.user):
@@ -140,9 +216,12 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
 
         for name, encoder in (("pretrained", loaded.encoder), ("random_init", random)):
             found[name] = ranked(encoder_scores(encoder, log, log.test, where), log, log.test, filtered, more)
-        for name, model in baselines(log, filtered, seed, left_out).items():
+        settings: dict[str, dict[str, Any]] = {}
+        for name, (model, chosen) in baselines(log, filtered, seed, left_out).items():
             found[name] = ranked(baseline_scores(model, log, log.test), log, log.test, filtered, more)
+            settings |= {name: chosen} if chosen else {}
     result = _result(found, log, protocol, seed)
+    result["protocol"] |= {"baselines": "settings chosen by NDCG@10 on validation cases", "settings": settings}
     result |= {"data": str(data), "data_hash": source.fingerprint, "recipe_hash": loaded.info.get("recipe_hash")}
     result["protocol"] |= {"baselines_left_out": left_out} if left_out else {}
     if source.fingerprint != loaded.info.get("data_hash"):

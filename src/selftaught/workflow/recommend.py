@@ -74,7 +74,7 @@ class Recommender:
         if not seen:
             found = torch.cat([torch.full((len(found), 1), -torch.inf), found], 1)
             found = found.scatter(1, inputs["items"], -torch.inf)[:, 1:]
-        value, item = found.sort(1, descending=True, stable=True)
+        value, item = found.sort(dim=1, descending=True, stable=True)
         value, item = value[:, :k], item[:, :k]
         return item.masked_fill(value == -torch.inf, -1).numpy(), value.numpy()
 
@@ -110,13 +110,12 @@ class Recommender:
 def _parts(inputs: dict[str, Tensor], rows: int) -> list[dict[str, Tensor]]:
     count = -(-len(inputs["length"]) // rows)
     return [
-        dict(zip(inputs, part, strict=True)) for part in zip(*(x.tensor_split(count) for x in inputs.values()), strict=True)
+        dict(zip(inputs, part, strict=True))
+        for part in zip(*(x.tensor_split(count) for x in inputs.values()), strict=True)
     ]
 
 
-def recommend(
-    run: Path, data: Any, wanted: Wanted, out: Path | None, device: str, quiet: bool
-) -> list[dict[str, Any]]:
+def recommend(run: Path, data: Any, wanted: Wanted, out: Path | None, device: str, quiet: bool) -> list[dict[str, Any]]:
     """Rows (user, rank, item, score, because) for each user that was asked for; written to `out` where it is named."""
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise UserError(f"'{out}' must end in .csv or .parquet")

@@ -8,7 +8,7 @@ from selftaught.workflow.kinds.base import Audited, Data, Kind, Reading, Trainin
 
 __all__ = ["KINDS", "Audited", "Data", "Kind", "Reading", "Training", "data_called", "kind_called"]
 
-_ROOMS = {"image": ("images", "Images"), "text": ("texts", "Texts")}
+_ROOMS = {"image": ("images", "Images"), "text": ("texts", "Texts"), "event": ("events", "Events")}
 _OTHERS = {"text_pairs": ("pairs", "Pairs")}  # which no encoder learns from by itself
 KINDS = tuple(_ROOMS)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selftaught.batch import Shown
-from selftaught.data import Source
+from selftaught.data import Source, holdout
 from selftaught.data.copies import Leaks
 from selftaught.encoders import EncoderConfig
 from selftaught.modality.base import Modality
@@ -66,8 +66,8 @@ class Data(ABC):
 class Kind(Data):
     """One kind of data that encoders learn from.
 
-    unit: of `--size`. largest_batch: by device. unlabelled: how labels could be given. raw_is: what the baseline called raw
-    is made of.
+    unit: of `--size`. default_pretext: what `pretrain` does where nothing is said. largest_batch: by device. unlabelled: how
+    labels could be given. raw_is: what the baseline called raw is made of.
     """
 
     evaluation = "evaluate"
@@ -75,6 +75,11 @@ class Kind(Data):
     largest_batch: ClassVar[dict[str, int]]
     unlabelled: ClassVar[str]
     raw_is: ClassVar[str]
+    default_pretext: ClassVar[str] = "simclr"
+
+    def split(self, source: Any, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the samples that teach and of those that are held out."""
+        return holdout(source, share)
 
     @abstractmethod
     def pick_size(self, source: Any, device: str) -> int:

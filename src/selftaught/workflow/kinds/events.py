@@ -7,7 +7,7 @@ from torch import Tensor
 
 from selftaught.data.event_audit import audit_events, event_offers
 from selftaught.data.events import EventSource
-from selftaught.data.protocols import Cases, Parts, Protocol, split
+from selftaught.data.protocols import Parts, Protocol, split
 from selftaught.data.source import Source
 from selftaught.encoders import EncoderConfig
 from selftaught.encoders.sequences import SIZES
@@ -43,7 +43,7 @@ class Events(Kind):
         return EventModality(source.items, size, to_json(protocol))
 
     def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
-        family = "bert4rec" if "bidirectional" in needs else "sasrec"
+        family = "bert4rec" if "bidirectional_items" in needs else "sasrec"
         return f"{family}_{'small' if device == 'cpu' else 'base'}"
 
     def encoder(self, name: str, size: int, source: EventSource, modality: EventModality) -> EncoderConfig:
@@ -66,7 +66,7 @@ class Events(Kind):
         asked = np.stack([np.maximum(cases.begin, cases.end - modality.size - 1), cases.end], 1)
         known = known_items(source, modality)
         whole = known.cut(np.concatenate([bounds, asked]), np.concatenate([users, cases.user]))
-        new = np.concatenate([bounds[:, 0] * 0, cases.end - cases.stop])
+        new = np.concatenate([np.zeros(len(bounds), np.int64), cases.end - cases.stop])
         if not len(bounds):
             raise UserError(
                 f"no user has two events to learn from under the protocol {modality.protocol['name']}; name another with "
@@ -110,7 +110,7 @@ def parts_of(source: EventSource, modality: EventModality) -> Parts:
 
 def known_items(source: EventSource, modality: EventModality) -> EventSource:
     """The log in the ids of a catalogue; events with other items are left out."""
-    return source.renamed(modality.ids(source.items), modality.items)
+    return source.renamed(modality.ids(source.items))
 
 
 def pieces(bounds: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -123,6 +123,3 @@ def pieces(bounds: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     begin = bounds[owner, 0] + nth * targets[owner] // counts[owner]
     end = bounds[owner, 0] + (nth + 1) * targets[owner] // counts[owner] + 1
     return np.stack([begin, end], 1), owner
-
-
-__all__ = ["Cases", "Events", "known_items", "parts_of", "pieces"]

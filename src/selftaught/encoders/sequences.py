@@ -1,0 +1,151 @@
+"""Small Transformers over a history of items: SASRec (Kang & McAuley 2018), which looks back, and BERT4Rec (Sun et al. 2019)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selftaught.batch import Encoded, Tokens
+from selftaught.encoders.base import Encoder, EncoderConfig
+from selftaught.errors import UserError
+
+_SHAPES = {"small": {"width": 64, "layers": 2, "heads": 2}, "base": {"width": 256, "layers": 2, "heads": 4}}
+SIZES: dict[str, dict[str, Any]] = {
+    f"{family}_{size}": {"model_type": family, **shape, "dropout": 0.2, "spread": 0.02}
+    for family in ("sasrec", "bert4rec")
+    for size, shape in _SHAPES.items()
+}
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward network. SASRec normalises before each (its code: the queries alone; here keys and values
+    too) and has a narrow one with ReLU; BERT4Rec normalises after each and has one four times as wide, with GELU."""
+
+    def __init__(self, width: int, heads: int, dropout: float, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.rate, self.causal = heads, dropout, causal
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        inner = width if causal else 4 * width
+        act: nn.Module = nn.ReLU() if causal else nn.GELU()
+        self.mlp = nn.Sequential(nn.Linear(width, inner), act, nn.Dropout(dropout), nn.Linear(inner, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What each event finds among those it sees."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        rate = self.rate if self.training else 0.0
+        found = F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=self.causal)
+        return self.dropout(self.out(found.transpose(1, 2).flatten(2)))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x [B, L, D]; mask bool [B, 1, 1, L], which events there are; None where each sees only what lies before it."""
+        if self.causal:
+            x = x + self.attend(self.norm(x), mask)
+            return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        x = self.norm(x + self.attend(x, mask))
+        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+
+
+class Network(nn.Module):
+    """The parts of an encoder of histories. scale: of the item embeddings, the root of their width in SASRec."""
+
+    def __init__(self, vocabulary: int, size: int, options: dict[str, Any]) -> None:
+        super().__init__()
+        width, rate, self.causal = options["width"], options["dropout"], options["model_type"] == "sasrec"
+        self.scale = width**0.5 if self.causal else 1.0
+        self.items, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(size, width)
+        self.enter: nn.Module = nn.Identity() if self.causal else nn.LayerNorm(width)
+        self.dropout = nn.Dropout(rate)
+        self.layers = nn.ModuleList(Block(width, options["heads"], rate, self.causal) for _ in range(options["layers"]))
+        norm = nn.LayerNorm(width)
+        self.leave = norm if self.causal else nn.Sequential(nn.Linear(width, width), nn.GELU(), norm)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=options["spread"])
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(self, ids: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+        """States [B, L, D] of events, ids and valid [B, L], at the given positions."""
+        x = self.enter(self.dropout(self.items(ids) * self.scale + self.positions(positions)))
+        # Behind the end of a history nothing is, so events that look back need no mask; no softmax may be over nothing.
+        there = valid | (torch.arange(ids.shape[1], device=ids.device) == 0)
+        for layer in self.layers:
+            x = layer(x, None if self.causal else there[:, None, None, :])
+        return self.leave(x) * valid[:, :, None].to(x.dtype)
+
+
+class SequenceEncoder(Encoder):
+    """Histories `Tokens` -> Encoded. pooled is the state of the last event (SASRec), the mean (BERT4Rec); zero of no event.
+
+    Rows are padded on their right, but positions are counted so that the last event of a row always has the last one, as with
+    the padding on the left of the papers: how long ago an event was says more than how early it came.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        o = config.options
+        width, self.causal = o["width"], o["model_type"] == "sasrec"
+        if width % o["heads"]:
+            raise UserError(
+                f"an encoder {width} wide cannot have {o['heads']} heads; use a number that divides {width}"
+            )
+        self.config, self.width, self.token_width = config, width, width
+        self.abilities = frozenset({"items", "causal_items" if self.causal else "bidirectional_items"})
+        self.depth = o["layers"] + 1
+        self.model = Network(config.vocabulary, config.size, o)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The table of item embeddings [V + 2, D]: row 0 is no event, the last row the mask."""
+        return self.model.items.weight
+
+    def forward(self, inputs: Tokens, keep: Tensor | None = None) -> Encoded:
+        """Events [B, L] -> tokens [B, L, D], zero where there is none; pooled [B, D]."""
+        if keep is not None:
+            raise UserError(f"encoder '{self.config.name}' hides events by its mask and cannot skip them")
+        ids, valid = inputs.ids, inputs.valid
+        if ids.shape[1] > self.config.size:
+            raise UserError(f"encoder '{self.config.name}' reads at most {self.config.size} events; use --size")
+        length = valid.sum(1, keepdim=True)
+        at = torch.arange(ids.shape[1], device=ids.device)
+        position = (self.config.size - length + at).clamp_max(self.config.size - 1)
+        x = self.model(ids, position, valid)
+        if self.causal:
+            end = (length - 1).clamp_min(0)[:, :, None].expand(-1, -1, self.width)
+            pooled = x.gather(1, end)[:, 0] if ids.shape[1] else x.sum(1)
+        else:
+            pooled = x.sum(1) / length.clamp_min(1).to(x.dtype)
+        return Encoded(x, pooled, valid)
+
+    def next(self, inputs: Tokens) -> Tensor:
+        """What is compared with the embeddings to tell the next item, [B, D]: the last event's state, or that of a mask behind
+        the history."""
+        if self.causal:
+            return self(inputs).pooled
+        length = inputs.valid.sum(1, keepdim=True)
+        if inputs.ids.shape[1] == self.config.size:  # room for the mask: the oldest event of the longest rows goes
+            full = length == self.config.size
+            ids = torch.where(full, inputs.ids.roll(-1, 1), inputs.ids)
+            length = length - full.long()
+        else:
+            ids = F.pad(inputs.ids, (0, 1))
+        at = torch.arange(ids.shape[1], device=ids.device)
+        ids = torch.where(at == length, self.config.vocabulary - 1, ids)
+        valid = at <= length
+        tokens = self(Tokens(ids.masked_fill(~valid, 0), valid, valid)).tokens
+        return tokens.gather(1, length[:, :, None].expand(-1, -1, self.width))[:, 0]
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """Of states [n, D] the scores [n, V + 2] of all items; -inf for what is none."""
+        found = vectors @ self.embeddings.T
+        none = torch.tensor([0, self.config.vocabulary - 1], device=found.device)
+        return found.index_fill(1, none, -torch.inf)
+
+    def layer_of(self, name: str) -> int:
+        """0 for the embeddings, i for the i-th layer, `depth` for what follows."""
+        if ".layers." in name:
+            return int(name.partition(".layers.")[2].partition(".")[0]) + 1
+        return 0 if "items" in name or "positions" in name or "enter" in name else self.depth

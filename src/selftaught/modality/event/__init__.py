@@ -1,0 +1,202 @@
+"""Events: a user's history as a row of item ids, whole, cut, masked or reordered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selftaught.batch import Batch, Share, Tokens
+from selftaught.errors import UserError
+from selftaught.modality.base import Modality
+
+__all__ = ["EventModality", "EventView"]
+
+ITEMS = "items.jsonl"
+PAD = 0
+LEAST = 2
+
+
+@dataclass(frozen=True)
+class EventView:
+    """A random view of a history: one of the operations that are not None, each as likely.
+
+    crop: share of the events that is kept, one run of them. mask: share that is hidden. reorder: share, one run, that is shuffled
+    (Xie et al. 2022, "Contrastive Learning for Sequential Recommendation", section 3.2; their best for several data sets).
+    """
+
+    crop: float | None = 0.6
+    mask: float | None = 0.3
+    reorder: float | None = 0.6
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "mask", "reorder"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise UserError(f"view.{name} is {value:g}, but must be a share above 0 and up to 1, or null")
+
+
+class EventModality(Modality):
+    """Histories of at most `length` events. Ids: 0 is no event, 1 to V the items in the order of `items`, V + 1 the mask.
+
+    protocol: which events of a log may teach, as JSON values (see data.protocols); it is kept here because nobody else may
+    know an encoder's past. A batch's inputs are `items` int64 [B, L], ids, 0 beyond a row's end; `length` int64 [B]; and, where
+    only some events are to be predicted, `scored` bool [B, L].
+    """
+
+    name = "event"
+
+    def __init__(self, items: Sequence[str], length: int, protocol: dict[str, Any]) -> None:
+        if length < LEAST:
+            raise UserError(f"length {length} is below {LEAST} events; use --size {LEAST} or more")
+        self.items, self.size, self.protocol = items, length, protocol
+        self._place: dict[str, int] | None = None
+
+    @property
+    def mask(self) -> int:
+        return len(self.items) + 1
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids there are, the mask and the one for no event included."""
+        return len(self.items) + 2
+
+    def ids(self, raw: Sequence[str]) -> np.ndarray:
+        """Ids int64 of raw ids; 0 for what is not in the catalogue."""
+        if raw is self.items:
+            return np.arange(1, len(raw) + 1)
+        if self._place is None:
+            self._place = {item: i for i, item in enumerate(self.items, 1)}
+        return np.fromiter((self._place.get(x, PAD) for x in raw), np.int64, len(raw))
+
+    def whole(self, batch: Batch) -> Tokens:
+        """All events of each row."""
+        ids = batch.inputs["items"]
+        valid = torch.arange(ids.shape[1], device=ids.device) < batch.inputs["length"][:, None]
+        return Tokens(ids, valid, valid)
+
+    def plain(self, batch: Batch) -> Tokens:
+        """The last `size` events of each row."""
+        return last(self.whole(batch), self.size)
+
+    def contrastive_view(self) -> EventView:
+        return EventView()
+
+    def light_view(self) -> EventView:
+        """A long run of the events."""
+        return EventView(crop=0.9, mask=None, reorder=None)
+
+    def view(self, batch: Batch, view: EventView, stream: int) -> Tokens:
+        """One random view of each history; a function of (seed, step, stream, sample)."""
+        x = self.plain(batch)
+        width, length = x.ids.shape[1], x.valid.sum(1)
+        u = batch.uniform(stream, 2 + width)
+        made = []
+        run = u[:, 1]
+        if view.crop is not None:
+            inside = _run(run, length, view.crop, width)
+            made.append(_closed_up(x, inside))
+        if view.mask is not None:
+            count = (length * view.mask).floor().clamp_min(1)
+            rank = u[:, 2:].masked_fill(~x.valid, 2.0).argsort(1).argsort(1)
+            made.append(x._replace(ids=x.ids.masked_fill(x.valid & (rank < count[:, None]), self.mask)))
+        if view.reorder is not None:
+            inside = _run(run, length, view.reorder, width)
+            at = torch.arange(width, device=x.ids.device).expand_as(x.ids)
+            # Inside the run the places are in the order of the draws, elsewhere as they were.
+            start = at.masked_fill(~inside, width).amin(1, keepdim=True)
+            key = torch.where(inside, start + u[:, 2:] * 0.5, at.float() + (at > start) * 0.75)
+            made.append(x._replace(ids=x.ids.gather(1, key.argsort(dim=1, stable=True))))
+        if not made:
+            return x
+        which = (u[:, 0] * len(made)).long().clamp_max(len(made) - 1)
+        ids = torch.stack([m.ids for m in _wide(made, width)])
+        valid = torch.stack([m.valid for m in _wide(made, width)])
+        row = torch.arange(len(which), device=which.device)
+        return Tokens(ids[which, row], valid[which, row], valid[which, row])
+
+    def shares(self, batch: Batch, view: EventView, made: Sequence[Tokens]) -> dict[str, Share]:
+        """The share of the events that is left, and that is hidden."""
+        whole = int(self.plain(batch).valid.sum()) * len(made)
+        hidden = sum(int((m.ids == self.mask).sum()) for m in made)
+        return {
+            "events left": Share(sum(int(m.valid.sum()) for m in made), whole),
+            "events hidden": Share(hidden, whole),
+        }
+
+    def inputs(self, samples: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+        """A batch's inputs from histories of raw ids; items that are not in the catalogue are left out."""
+        rows = [found[found > 0] for found in map(self.ids, samples)]
+        ids = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.from_numpy(row)
+        return {"items": ids, "length": torch.tensor([len(row) for row in rows])}
+
+    def join(self, views: Sequence[Tokens]) -> Tokens:
+        """Views one after the other, all as wide as the widest."""
+        wide = _wide(views, max(v.ids.shape[1] for v in views))
+        valid = torch.cat([v.valid for v in wide])
+        return Tokens(torch.cat([v.ids for v in wide]), valid, valid)
+
+    def to_json(self) -> dict[str, object]:
+        """Length, protocol and size of the catalogue; the catalogue itself is a file."""
+        return {"length": self.size, "items": len(self.items), "protocol": self.protocol}
+
+    def files(self) -> dict[str, str]:
+        """The catalogue: a JSON string a line, so that any id survives."""
+        return {ITEMS: "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in self.items)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, object], files: dict[str, str]) -> EventModality:
+        """The modality that `to_json` and `files` described."""
+        match values:
+            case {"length": int(length), "items": int(count), "protocol": dict(protocol), **rest} if (
+                not rest and ITEMS in files
+            ):
+                try:
+                    items = [json.loads(line) for line in files[ITEMS].split("\n") if line]
+                except ValueError as error:
+                    raise UserError(f"{ITEMS} is damaged: {error}") from None
+                if len(items) != count or not all(isinstance(x, str) for x in items):
+                    raise UserError(f"{ITEMS} holds {len(items)} items, and {count} belong to the encoder")
+                return cls(items, length, protocol)
+        raise UserError(
+            f"event preprocessing is {values}, but must hold length, items and protocol, with {ITEMS} beside it"
+        )
+
+
+def last(x: Tokens, size: int) -> Tokens:
+    """The last `size` events of each row, again from its start."""
+    if x.ids.shape[1] <= size:
+        return x
+    length = x.valid.sum(1, keepdim=True)
+    at = torch.arange(size, device=x.ids.device)
+    place = (length - size).clamp_min(0) + at
+    valid = at < length.clamp_max(size)
+    ids = x.ids.gather(1, place.clamp_max(x.ids.shape[1] - 1)).masked_fill(~valid, PAD)
+    return Tokens(ids, valid, valid)
+
+
+def _run(u: Tensor, length: Tensor, share: float, width: int) -> Tensor:
+    """One run of a share of each row's events, at least one, beginning anywhere: bool [B, L]."""
+    count = (length * share).floor().clamp_min(1).minimum(length)
+    begin = (u * (length - count + 1)).floor()
+    at = torch.arange(width, device=u.device)
+    return (at >= begin[:, None]) & (at < (begin + count)[:, None])
+
+
+def _closed_up(x: Tokens, stays: Tensor) -> Tokens:
+    order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)
+    valid = torch.arange(x.ids.shape[1], device=x.ids.device) < stays.sum(1, keepdim=True)
+    return Tokens(x.ids.gather(1, order).masked_fill(~valid, PAD), valid, valid)
+
+
+def _wide(views: Sequence[Tokens], width: int) -> list[Tokens]:
+    padded = [(F.pad(v.ids, (0, width - v.ids.shape[1])), F.pad(v.valid, (0, width - v.ids.shape[1]))) for v in views]
+    return [Tokens(ids, valid, valid) for ids, valid in padded]

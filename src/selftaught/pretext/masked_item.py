@@ -1,0 +1,76 @@
+"""Masked-item prediction: which items were hidden in a history?
+
+Sun et al. 2019, "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer" (arXiv
+1904.06690), section 3.5; shares as in the authors' code.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from selftaught.batch import Batch, Step, Tokens
+from selftaught.encoders import Encoder
+from selftaught.errors import UserError
+from selftaught.losses.items import softmax_loss
+from selftaught.modality.event import EventModality
+from selftaught.pretext.base import Pretext
+
+_HIDE, _LAST = 42, 43  # streams of randomness
+
+
+class MaskedItem(Pretext):
+    """Hidden events are replaced by the mask, always; in some rows the last event alone is, which is what is asked later."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """share: of a row's events that are hidden, at least one. last: of the rows in which the last event alone is hidden; the
+        authors add one such row to every ten others."""
+
+        share: float = 0.2
+        last: float = 0.1
+
+        def __post_init__(self) -> None:
+            for name in ("share", "last"):
+                value = getattr(self, name)
+                if not (0 < value <= 1 if name == "share" else 0 <= value <= 1):
+                    raise UserError(f"pretext.{name} is {value:g}, but must be a share up to 1")
+
+    family = "masked"
+    paper = "Sun et al. 2019, arXiv 1904.06690"
+    kinds = frozenset({"event"})
+    needs = frozenset({"bidirectional_items"})
+    wants = frozenset({"histories"})
+    collapses = False
+    splits_batch = (
+        False  # the mean is over the hidden events of a step, and micro-batches hold different numbers of them
+    )
+
+    def __init__(self, encoder: Encoder, modality: EventModality, config: Config) -> None:
+        super().__init__(encoder, modality, config)
+        self.modality: EventModality
+
+    def forward(self, batch: Batch) -> Step:
+        x, hidden = self.drawn(batch)
+        shown = x._replace(ids=x.ids.masked_fill(hidden, self.modality.mask))
+        state = self.encoder(shown).tokens[hidden]
+        loss = softmax_loss(state, cast(Any, self.encoder).embeddings, x.ids[hidden])
+        return Step(loss, {"hidden": hidden.sum() / x.valid.sum()})
+
+    def drawn(self, batch: Batch) -> tuple[Tokens, Tensor]:
+        """The histories, and which events are hidden, bool [B, L]."""
+        x = self.modality.plain(batch)
+        length = x.valid.sum(1)
+        rank = batch.uniform(_HIDE, x.ids.shape[1]).masked_fill(~x.valid, 2.0).argsort(1).argsort(1)
+        some = rank < (length * self.config.share).round().clamp_min(1)[:, None]
+        end = torch.arange(x.ids.shape[1], device=x.ids.device) == length[:, None] - 1
+        last = batch.uniform(_LAST, 1) < self.config.last
+        if "scored" in batch.inputs:  # asked about the last event: nothing else is hidden
+            last = last | (batch.inputs["scored"].sum(1) < batch.inputs["length"])[:, None]
+        return x, torch.where(last, end, some) & x.valid
+
+    def chance(self, batch_size: int) -> float:
+        """All items alike."""
+        return math.log(len(self.modality.items))

@@ -1,0 +1,84 @@
+"""Next-item prediction: after each event of a history, which item comes next?
+
+Kang, McAuley 2018, "Self-Attentive Sequential Recommendation" (SASRec, arXiv 1808.09781). With the softmax over all items in
+place of one negative an event it is known to do markedly better (Klenitskiy, Vasilev 2023, arXiv 2309.07602).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from selftaught.batch import Batch, Step, Tokens
+from selftaught.encoders import Encoder
+from selftaught.errors import UserError
+from selftaught.losses.items import binary_loss, sampled_softmax_loss, softmax_loss
+from selftaught.modality.event import EventModality
+from selftaught.pretext.base import Pretext
+
+_NEGATIVES = 41  # stream of randomness
+
+
+class NextItem(Pretext):
+    """All positions at once: the state of each event is compared with the embedding of the next one's item."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """loss: "softmax" over all items; "sampled": over `negatives` that a step draws, for large catalogues; "bce": each target
+        beside `negatives` of its own (the paper: 1).
+        """
+
+        loss: Literal["softmax", "sampled", "bce"] = "softmax"
+        negatives: int = 1
+
+        def __post_init__(self) -> None:
+            if self.negatives < 1:
+                raise UserError(f"pretext.negatives is {self.negatives}; it must be 1 or more")
+
+    family = "generative"
+    paper = "Kang & McAuley 2018, arXiv 1808.09781"
+    kinds = frozenset({"event"})
+    needs = frozenset({"causal_items"})
+    wants = frozenset({"histories"})
+    collapses = False
+    splits_batch = False  # the mean is over the events of a step, and micro-batches hold different numbers of them
+
+    def __init__(self, encoder: Encoder, modality: EventModality, config: Config) -> None:
+        super().__init__(encoder, modality, config)
+        self.modality: EventModality
+
+    def forward(self, batch: Batch) -> Step:
+        x = self.modality.whole(batch)
+        hidden = self.encoder(Tokens(x.ids[:, :-1], x.valid[:, 1:], x.valid[:, 1:])).tokens
+        asked = batch.inputs.get("scored", x.valid)[:, 1:] & x.valid[:, 1:]
+        h, target = hidden[asked], x.ids[:, 1:][asked]
+        table, items = cast(Any, self.encoder).embeddings, len(self.modality.items)
+        match self.config.loss:
+            case "softmax":
+                loss = softmax_loss(h, table, target)
+            case "sampled":
+                # Uniform over all items, the user's later ones too: to spare those would tell the encoder which they are.
+                u = batch.uniform(_NEGATIVES, -(-self.config.negatives // len(batch)))
+                loss = sampled_softmax_loss(h, table, target, drawn(u.flatten()[: self.config.negatives], items))
+            case _:
+                width = asked.shape[1]
+                u = batch.uniform(_NEGATIVES, width * self.config.negatives).unflatten(1, (width, -1))[asked]
+                loss = binary_loss(h, table, target, beside(target, u, items))
+        return Step(loss, {"targets": torch.tensor(float(len(target)))})
+
+    def chance(self, batch_size: int) -> float:
+        """All items alike; a logistic loss of both answers alike."""
+        return 2 * math.log(2) if self.config.loss == "bce" else math.log(len(self.modality.items))
+
+
+def drawn(u: Tensor, items: int) -> Tensor:
+    """Ids 1 to `items` from uniform numbers."""
+    return 1 + (u.double() * items).long().clamp_max(items - 1)
+
+
+def beside(target: Tensor, u: Tensor, items: int) -> Tensor:
+    """Ids [n, k] from uniform numbers [n, k], any item but a row's target."""
+    found = drawn(u, items - 1)
+    return found + (found >= target[:, None])
