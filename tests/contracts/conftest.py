@@ -1,4 +1,6 @@
-"""Every pretext task on real data small enough for a test: scikit-learn's 8 x 8 digits, enlarged to 16 px; docstrings."""
+"""Every pretext task on real data small enough for a test: scikit-learn's 8 x 8 digits, enlarged to 16 px; docstrings.
+
+And histories of a small machine, for tasks on logs of events."""
 
 import functools
 from collections.abc import Callable
@@ -12,10 +14,13 @@ from sklearn.datasets import load_digits
 from selftaught import rng
 from selftaught.batch import Batch
 from selftaught.data import Source, open_data
+from selftaught.data.events import EventSource
 from selftaught.data.texts import from_list
 from selftaught.data.tokens import tokenized
 from selftaught.encoders import EncoderConfig, build
+from selftaught.encoders.sequences import SIZES as HISTORIES
 from selftaught.encoders.transformers_sizes import SIZES, describe
+from selftaught.modality.event import EventModality
 from selftaught.modality.image import ImageModality
 from selftaught.modality.text import TextModality, Tokenizer
 from selftaught.pretext import Pretext, find
@@ -63,16 +68,37 @@ def docstrings() -> Digits:
     return Digits(tokens, np.sort(order[: len(order) * 3 // 4]), np.sort(order[len(order) * 3 // 4 :]))
 
 
+ITEMS, HISTORY = 40, 12
+
+
+@functools.cache
+def walks() -> Digits:
+    """Histories that a small machine makes: after item i comes, mostly, i + 1 or i + 2. No real log is small enough."""
+    users, longest = 600, 20
+    u = rng.uniform(7, torch.arange(users), longest + 2).numpy()
+    lengths = 4 + (u[:, -1] * (longest - 3)).astype(int)
+    item = np.zeros((users, longest), np.int64)
+    item[:, 0] = u[:, -2] * ITEMS
+    for t in range(1, longest):
+        jump = np.where(u[:, t] < 0.45, 1, np.where(u[:, t] < 0.9, 2, u[:, t] * 1e4 % ITEMS)).astype(int)
+        item[:, t] = (item[:, t - 1] + jump) % ITEMS
+    bounds = np.stack([lengths.cumsum() - lengths, lengths.cumsum()], 1)
+    flat = item[np.arange(longest) < lengths[:, None]].astype(np.int32)
+    names, raw = [f"u{i}" for i in range(users)], [f"i{i}" for i in range(ITEMS)]
+    source = EventSource(names, raw, bounds, flat, hashes=np.arange(users, dtype=np.uint64))
+    return Digits(source, np.arange(450), np.arange(450, users))
+
+
 def data_of(name: str) -> Digits:
-    """Real data that a task works on."""
-    return docstrings() if find(name).kinds == {"text"} else small_digits()
+    """Data that a task works on, real but for histories."""
+    kinds = find(name).kinds
+    return docstrings() if kinds == {"text"} else walks() if kinds == {"event"} else small_digits()
 
 
 def batch_of(name: str, n: int = 24) -> Batch:
     source, train, _ = data_of(name)
-    assert source.labels is not None
     index = train[:n]
-    labels = torch.from_numpy(source.labels[index])
+    labels = torch.arange(n) % 3 if source.labels is None else torch.from_numpy(source.labels[index])
     return Batch(source.fetch(index), torch.from_numpy(index), seed=3, step=5, labels=labels)
 
 
@@ -85,6 +111,8 @@ def batch(request: pytest.FixtureRequest) -> Batch:
 
 def make(name: str, encoder: str | None = None, seed: int = 0, **settings: object) -> Pretext:
     kind = find(name)
+    if kind.kinds == {"event"}:
+        return make_event(name, seed, **settings)
     text = kind.kinds == {"text"}
     if text:
         architecture = "gpt2_nano" if "causal" in kind.needs else "bert_tiny"
@@ -94,6 +122,15 @@ def make(name: str, encoder: str | None = None, seed: int = 0, **settings: objec
     else:
         config = EncoderConfig(encoder or ("vit_micro" if "keep" in kind.needs else "resnet10_x0.25"), SIZE, 1)
     modality = text_modality() if text else ImageModality(SIZE, 1, (0.3,), (0.37,))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(build(config, seed), modality, kind.Config(**settings))
+
+
+def make_event(name: str, seed: int, **settings: object) -> Pretext:
+    kind, modality = find(name), EventModality(walks().source.items, HISTORY, {})  # type: ignore[attr-defined]
+    architecture = "sasrec_small" if "causal_items" in kind.needs else "bert4rec_small"
+    config = EncoderConfig(architecture, HISTORY, 0, options=HISTORIES[architecture], vocabulary=modality.vocabulary)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return kind(build(config, seed), modality, kind.Config(**settings))

@@ -211,6 +211,8 @@ def _probed(name: str, encoder: Any, modality: Any, data: Digits) -> float:
     """Accuracy of a linear probe on test samples: of the classes, learned from 100 labels; of a task on pairs of texts, whether
     a pair is as its document has it, which topics (what the other probe asks) do not tell."""
     train, test = data.train, data.test
+    if find(name).kinds == {"event"}:
+        return _next_found(encoder.eval(), modality, data)
     if name in PAIRED:
         (x, y), (x_test, y_test) = (_pairs(name, encoder.eval(), modality, data, index) for index in (train, test))
     else:
@@ -218,6 +220,17 @@ def _probed(name: str, encoder: Any, modality: Any, data: Digits) -> float:
         x, x_test = (encode(encoder, modality, data.source, i, torch.device("cpu")) for i in (train[:100], test))
         y, y_test = labels[train[:100]], labels[test]
     return (linear_probe(x, y).predict(x_test) == y_test).float().mean().item()
+
+
+def _next_found(encoder: Any, modality: Any, data: Digits) -> float:
+    """How often the last item of unseen users is among the first five of what is said to come after the others."""
+    bounds = data.source.bounds[data.test]  # type: ignore[attr-defined]
+    histories = data.source.cut(np.stack([bounds[:, 0], bounds[:, 1] - 1], 1), data.test)  # type: ignore[attr-defined]
+    batch = Batch(histories.fetch(np.arange(len(histories))), torch.arange(len(histories)), 0, 0)
+    with torch.inference_mode():
+        found = encoder.scores(encoder.next(modality.plain(batch))).topk(5, 1).indices
+    asked = torch.from_numpy(data.source.item[bounds[:, 1] - 1].astype(np.int64)) + 1  # type: ignore[attr-defined]
+    return (found == asked[:, None]).any(1).float().mean().item()
 
 
 def _pairs(

@@ -45,15 +45,12 @@ class EventAudit:
 
     def lines(self) -> list[tuple[str, str]]:
         """For people: (name, words)."""
+        tail = f"1 % of the items take {self.head[0]:.0%} of the events, 10 % {self.head[1]:.0%} (Gini {self.gini:.2f})"
         out = [
             ("users", f"{self.users}, of {self.a_user[0]} to {self.a_user[2]} events (median {self.a_user[1]})"),
             ("items", f"{self.items}, of {self.an_item[0]} to {self.an_item[2]} events (median {self.an_item[1]})"),
             ("events", f"{self.events}; {self.density:.3%} of all pairs of user and item; {self.repeats} repeats"),
-            (
-                "long tail",
-                f"the top 1 % of the items take {self.head[0]:.0%} of the events, 10 % {self.head[1]:.0%} (Gini {self.gini:.2f}), "
-                f"{self.single} have one event",
-            ),
+            ("long tail", f"{tail}; {self.single} have one"),
         ]
         if self.span is None:
             out.append(("times", "none: the order of the file is taken for that of time"))

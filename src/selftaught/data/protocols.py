@@ -41,12 +41,10 @@ class Protocol:
 
     def describe(self) -> dict[str, Any]:
         """What a figure is to be read with."""
-        more: dict[str, dict[str, Any]] = {"last_n": {"n": self.n}} | dict.fromkeys(
-            ("global_time", "user_split"), {"share": self.share}
-        )
+        more = {"last_n": {"n": self.n}, "global_time": {"share": self.share}, "user_split": {"share": self.share}}
         return {
             "split": self.name,
-            **({} if more is None else {more: getattr(self, more)}),
+            **dict(more.get(self.name, {})),
             "seen_items": self.seen,
             "candidates": "full catalogue",
             "ties": "at their expectation over all orders",

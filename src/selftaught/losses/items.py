@@ -1,10 +1,15 @@
-"""Losses over a catalogue of items. The table holds an embedding for each id: 0 is no item, the last the mask."""
+"""Losses over a catalogue of items. The table holds an embedding for each id: 0 is no item, the last the mask.
+
+All are means over the targets of all ranks, as in `losses.tokens`.
+"""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from selftaught.losses.tokens import mean_count
 
 _AT_ONCE = 1 << 26  # logits held at a time
 
@@ -14,10 +19,10 @@ def softmax_loss(hidden: Float[Tensor, "n d"], table: Float[Tensor, "v d"], targ
     memory does not grow with n times the catalogue."""
     rows = max(1, _AT_ONCE // len(table))
     if len(hidden) <= rows:
-        return _summed(hidden, table, target) / max(1, len(hidden))
+        return _summed(hidden, table, target) / mean_count(target)
     parts = zip(hidden.split(rows), target.split(rows), strict=True)
     total = torch.stack([checkpoint(_summed, h, table, t, use_reentrant=False) for h, t in parts])
-    return total.sum() / len(hidden)
+    return total.sum() / mean_count(target)
 
 
 def _summed(hidden: Tensor, table: Tensor, target: Tensor) -> Tensor:
@@ -39,7 +44,7 @@ def sampled_softmax_loss(
     own = (hidden * table[target]).sum(1, keepdim=True).float()
     others = (hidden @ table[negatives].T).float() + torch.log(torch.tensor((items - 1) / s))
     others = others.masked_fill(negatives == target[:, None], -torch.inf)
-    return (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).mean()
+    return (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).sum() / mean_count(target)
 
 
 def binary_loss(
@@ -52,4 +57,4 @@ def binary_loss(
     with k = 1)."""
     own = (hidden * table[target]).sum(1).float()
     others = torch.einsum("nd,nkd->nk", hidden, table[negatives]).float()
-    return (F.softplus(-own) + F.softplus(others).mean(1)).mean()
+    return (F.softplus(-own) + F.softplus(others).mean(1)).sum() / mean_count(target)

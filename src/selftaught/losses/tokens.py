@@ -18,7 +18,7 @@ def token_cross_entropy(
     smoothing: share of a target's weight that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     """
     total = F.cross_entropy(logits.float(), target, reduction="sum", label_smoothing=smoothing)
-    return total / _tokens_of_a_rank(target)
+    return total / mean_count(target)
 
 
 def token_accuracy(logits: Float[Tensor, "n v"], target: Int[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -30,11 +30,11 @@ def token_binary_cross_entropy(logits: Float[Tensor, " n"], target: Bool[Tensor,
     """The mean of -log sigmoid(logits) where the target is true, and of -log(1 - sigmoid(logits)) elsewhere, over the tokens
     of all ranks as in `token_cross_entropy`."""
     total = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="sum")
-    return total / _tokens_of_a_rank(target)
+    return total / mean_count(target)
 
 
-def _tokens_of_a_rank(target: Tensor) -> Tensor:
-    """The mean number of tokens of a rank, at least one."""
+def mean_count(target: Tensor) -> Tensor:
+    """The mean number of targets of a rank, at least one: a sum over it is a mean over those of all ranks."""
     n = torch.tensor(float(len(target)), device=target.device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(n)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from selftaught.batch import Batch, Step, Tokens
+from selftaught.batch import Batch, Seen, Share, Shown, Step, Tokens
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.losses.items import softmax_loss
@@ -53,14 +53,13 @@ class MaskedItem(Pretext):
         self.modality: EventModality
 
     def forward(self, batch: Batch) -> Step:
-        x, hidden = self.drawn(batch)
-        shown = x._replace(ids=x.ids.masked_fill(hidden, self.modality.mask))
+        x, hidden, shown = self.drawn(batch)
         state = self.encoder(shown).tokens[hidden]
         loss = softmax_loss(state, cast(Any, self.encoder).embeddings, x.ids[hidden])
         return Step(loss, {"hidden": hidden.sum() / x.valid.sum()})
 
-    def drawn(self, batch: Batch) -> tuple[Tokens, Tensor]:
-        """The histories, and which events are hidden, bool [B, L]."""
+    def drawn(self, batch: Batch) -> tuple[Tokens, Tensor, Tokens]:
+        """The histories, which events are hidden, bool [B, L], and what is seen of them."""
         x = self.modality.plain(batch)
         length = x.valid.sum(1)
         rank = batch.uniform(_HIDE, x.ids.shape[1]).masked_fill(~x.valid, 2.0).argsort(1).argsort(1)
@@ -69,7 +68,13 @@ class MaskedItem(Pretext):
         last = batch.uniform(_LAST, 1) < self.config.last
         if "scored" in batch.inputs:  # asked about the last event: nothing else is hidden
             last = last | (batch.inputs["scored"].sum(1) < batch.inputs["length"])[:, None]
-        return x, torch.where(last, end, some) & x.valid
+        hidden = torch.where(last, end, some) & x.valid
+        return x, hidden, x._replace(ids=x.ids.masked_fill(hidden, self.modality.mask))
+
+    def show(self, batch: Batch) -> Shown:
+        x, hidden, shown = self.drawn(batch)
+        share = Share(int(hidden.sum()), int(x.valid.sum()), self.config.share)
+        return Shown((Seen("encoder reads", shown, x, hidden),), {"events hidden": share})
 
     def chance(self, batch_size: int) -> float:
         """All items alike."""

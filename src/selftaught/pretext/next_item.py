@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from selftaught.batch import Batch, Step, Tokens
+from selftaught.batch import Batch, Seen, Shown, Step, Tokens
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.losses.items import binary_loss, sampled_softmax_loss, softmax_loss
@@ -49,10 +49,15 @@ class NextItem(Pretext):
         super().__init__(encoder, modality, config)
         self.modality: EventModality
 
+    def read(self, batch: Batch) -> tuple[Tokens, Tokens]:
+        """The histories, and all but the last event of each, after which the next is asked for."""
+        x = self.modality.followed(batch)
+        return x, Tokens(x.ids[:, :-1].masked_fill(~x.valid[:, 1:], 0), x.valid[:, 1:], x.valid[:, 1:])
+
     def forward(self, batch: Batch) -> Step:
-        x = self.modality.whole(batch)
-        hidden = self.encoder(Tokens(x.ids[:, :-1], x.valid[:, 1:], x.valid[:, 1:])).tokens
-        asked = batch.inputs.get("scored", x.valid)[:, 1:] & x.valid[:, 1:]
+        x, before = self.read(batch)
+        hidden = self.encoder(before).tokens
+        asked = self.modality.asked(batch)[:, 1:]
         h, target = hidden[asked], x.ids[:, 1:][asked]
         table, items = cast(Any, self.encoder).embeddings, len(self.modality.items)
         match self.config.loss:
@@ -67,6 +72,9 @@ class NextItem(Pretext):
                 u = batch.uniform(_NEGATIVES, width * self.config.negatives).unflatten(1, (width, -1))[asked]
                 loss = binary_loss(h, table, target, beside(target, u, items))
         return Step(loss, {"targets": torch.tensor(float(len(target)))})
+
+    def show(self, batch: Batch) -> Shown:
+        return Shown((Seen("encoder reads", self.read(batch)[1]),), {})
 
     def chance(self, batch_size: int) -> float:
         """All items alike; a logistic loss of both answers alike."""

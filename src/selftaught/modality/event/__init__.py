@@ -75,15 +75,27 @@ class EventModality(Modality):
             self._place = {item: i for i, item in enumerate(self.items, 1)}
         return np.fromiter((self._place.get(x, PAD) for x in raw), np.int64, len(raw))
 
-    def whole(self, batch: Batch) -> Tokens:
-        """All events of each row."""
+    def followed(self, batch: Batch) -> Tokens:
+        """The last `size` + 1 events of each row: what `size` events are read of, and what comes after each of them."""
+        return last(self._whole(batch), self.size + 1)
+
+    def asked(self, batch: Batch) -> Tensor:
+        """Which of the events of `followed` are to be predicted, bool [B, L]."""
+        x = self.followed(batch)
+        if "scored" not in batch.inputs:
+            return x.valid
+        count, length = batch.inputs["scored"].sum(1, keepdim=True), x.valid.sum(1, keepdim=True)
+        at = torch.arange(x.ids.shape[1], device=x.ids.device)
+        return x.valid & (at >= length - count)
+
+    def _whole(self, batch: Batch) -> Tokens:
         ids = batch.inputs["items"]
         valid = torch.arange(ids.shape[1], device=ids.device) < batch.inputs["length"][:, None]
         return Tokens(ids, valid, valid)
 
     def plain(self, batch: Batch) -> Tokens:
         """The last `size` events of each row."""
-        return last(self.whole(batch), self.size)
+        return last(self._whole(batch), self.size)
 
     def contrastive_view(self) -> EventView:
         return EventView()
