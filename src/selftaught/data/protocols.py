@@ -1,7 +1,7 @@
 """How the events of a log are divided into what teaches and what is asked, by names that are stored with every figure."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ import torch
 from selftaught import rng
 from selftaught.data.events import EventSource
 from selftaught.data.source import content_hash
-from selftaught.errors import UserError, unknown
+from selftaught.errors import UserError
 
 Name = Literal["leave_one_out", "last_n", "global_time", "user_split"]
 _USERS = 0x55736572  # "User": keeps this split apart from every other use of a hash
@@ -17,7 +17,7 @@ _USERS = 0x55736572  # "User": keeps this split apart from every other use of a 
 
 @dataclass(frozen=True)
 class Protocol:
-    """name: leave_one_out: each user's last event is tested, the one before validates, the rest teaches. last_n: the same with
+    """split: leave_one_out: each user's last event is tested, the one before validates, the rest teaches. last_n: the same with
     the last n and the n before. global_time: what happened after an instant is tested, what happened in as long a share of the
     events before it validates, what came earlier teaches; so nothing is learned from the future. user_split: a share of the
     users teach nothing, and the last event of each is asked; as many others validate.
@@ -26,14 +26,12 @@ class Protocol:
     ranked, or "kept".
     """
 
-    name: Name = "leave_one_out"
+    split: Name = "leave_one_out"
     n: int = 1
     share: float = 0.1
     seen: Literal["filtered", "kept"] = "filtered"
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(Name):
-            raise unknown("protocol", self.name, get_args(Name))
         if self.n < 1:
             raise UserError(f"setting 'event.n' is {self.n}; it must be 1 or more")
         if not 0 < self.share < 0.5:
@@ -41,10 +39,14 @@ class Protocol:
 
     def describe(self) -> dict[str, Any]:
         """What a figure is to be read with."""
-        more = {"last_n": {"n": self.n}, "global_time": {"share": self.share}, "user_split": {"share": self.share}}
+        more: dict[str, dict[str, Any]] = {
+            "last_n": {"n": self.n},
+            "global_time": {"share": self.share},
+            "user_split": {"share": self.share},
+        }
         return {
-            "split": self.name,
-            **dict(more.get(self.name, {})),
+            "split": self.split,
+            **more.get(self.split, {}),
             "seen_items": self.seen,
             "candidates": "full catalogue",
             "ties": "at their expectation over all orders",
@@ -72,14 +74,14 @@ def split(source: EventSource, protocol: Protocol) -> Parts:
     """Divide a log. No event that is asked for in `valid` or `test` teaches, and `test`'s are asked for nowhere else."""
     begin, end = source.bounds.T
     everyone = np.arange(len(source))
-    if protocol.name in ("leave_one_out", "last_n"):
-        n = 1 if protocol.name == "leave_one_out" else protocol.n
+    if protocol.split in ("leave_one_out", "last_n"):
+        n = 1 if protocol.split == "leave_one_out" else protocol.n
         enough = end - begin >= 2 * n + 1  # others only teach
         train = np.stack([begin, np.where(enough, end - 2 * n, end)], 1)
         who = everyone[enough]
         b, e = begin[who], end[who]
         return Parts(train, Cases(who, b, e - 2 * n, e - n), Cases(who, b, e - n, e))
-    if protocol.name == "user_split":
+    if protocol.split == "user_split":
         names = torch.tensor([content_hash(name.encode()) - 2**63 for name in source.names])
         draw = rng.uniform(rng.fold(0, _USERS), names, 1)[:, 0].numpy()
         tested, validates = draw < protocol.share, (draw >= protocol.share) & (draw < 2 * protocol.share)

@@ -201,7 +201,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
     protocol = from_json(Protocol, modality.protocol, "event")
     log, where = Log(source, modality, seed), torch.device(pick_device(asked.device))
     if not len(log.test.user):
-        raise UserError(f"'{data}' has no case to test under the protocol {protocol.name}; users need more events")
+        raise UserError(f"'{data}' has no case to test under the protocol {protocol.split}; users need more events")
     random = build(loaded.encoder.config.bare(), rng.fold(loaded.info.get("seed", 0)) >> 1)
     filtered = protocol.seen == "filtered"
     found, left_out = dict[str, Ranking](), dict[str, str]()

@@ -31,7 +31,7 @@ class Events(Kind):
         return int(np.clip(source.lengths.max(), 8, 50))
 
     def split(self, source: Source, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """All users on both sides: the protocol (event.protocol) divides events, or leaves out users by itself."""
+        """All users on both sides: the protocol (event.split) divides events, or leaves out users by itself."""
         everyone = np.arange(len(source))
         return everyone, everyone
 
@@ -39,7 +39,7 @@ class Events(Kind):
         self, source: EventSource, size: int, train: np.ndarray, settings: dict[str, Any], encoder: str
     ) -> EventModality:
         """The catalogue, all items of the log, and the protocol."""
-        protocol = from_json(Protocol, _named(settings), self.name)
+        protocol = from_json(Protocol, settings, self.name)
         return EventModality(source.items, size, to_json(protocol))
 
     def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
@@ -69,12 +69,12 @@ class Events(Kind):
         new = np.concatenate([np.zeros(len(bounds), np.int64), cases.end - cases.stop])
         if not len(bounds):
             raise UserError(
-                f"no user has two events to learn from under the protocol {modality.protocol['name']}; name another with "
-                "--set event.protocol="
+                f"no user has two events to learn from under the protocol {modality.protocol['split']}; name another with "
+                "--set event.split="
             )
         if not len(asked):
             raise UserError(
-                f"the protocol {modality.protocol['name']} leaves nothing to validate on; users need more events"
+                f"the protocol {modality.protocol['split']} leaves nothing to validate on; users need more events"
             )
         return Training(whole.asking(new), np.arange(len(bounds)), np.arange(len(bounds), len(whole)))
 
@@ -96,11 +96,6 @@ class Events(Kind):
 
     def thumbnails(self, source: Source, index: np.ndarray) -> None:
         return None
-
-
-def _named(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as fields of a Protocol: which one is called its name there."""
-    return {("name" if key == "protocol" else key): value for key, value in settings.items()}
 
 
 def parts_of(source: EventSource, modality: EventModality) -> Parts:
