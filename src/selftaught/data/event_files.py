@@ -51,6 +51,13 @@ class Part:
     first: int
     broken: list[tuple[int, str]]
 
+    def row(self, i: int) -> int:
+        """The number in the file of the i-th row here: those that could not be cut lie between."""
+        row = self.first + i
+        for number, _ in sorted(self.broken):
+            row += number <= row
+        return row
+
 
 def header(path: Path) -> list[str]:
     """Names of a table's columns; of JSON lines those of the first line."""

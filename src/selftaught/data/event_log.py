@@ -75,7 +75,7 @@ class _Growing:
             rating = numbers(part.rating)
             reason[(reason == "") & ~np.isfinite(rating)] = "rating that is no number"
         good = np.flatnonzero(reason == "")
-        bad = [*part.broken, *((part.first + int(i), str(reason[i])) for i in np.flatnonzero(reason != "")[:_LISTED])]
+        bad = [*part.broken, *((part.row(int(i)), str(reason[i])) for i in np.flatnonzero(reason != "")[:_LISTED])]
         self.bad += [Skipped(f"row {row}", why) for row, why in sorted(bad)[: max(0, _LISTED - len(self.bad))]]
         self.bad_rows += n - len(good) + len(part.broken)
         self.rows += n + len(part.broken)

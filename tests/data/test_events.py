@@ -1,0 +1,217 @@
+"""Logs of events in every form, with what is wrong in them counted and listed; sorted, filtered, cached."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from selftaught.data import open_data
+from selftaught.data.event_audit import audit_events
+from selftaught.data.event_files import find_columns, is_log
+from selftaught.data.event_log import times
+from selftaught.data.events import EventSource
+from selftaught.data.opening import is_events
+from selftaught.errors import UserError
+
+LASTFM = Path(__file__).parents[3] / "shared/data/lastfm_s3rec.txt"
+ROWS = [
+    ("ann", "x", 30, 5),
+    ("bob", "y", 10, 1),
+    ("ann", "y", 10, 3),
+    ("ann", "x", 20, 4),
+    ("bob", "z", 10, 2),
+    ("cy", "x", 5, 5),
+]
+
+
+def write(path: Path, rows: list[tuple] = ROWS, names: str = "userId,movieId,timestamp,rating") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    separator = "," if path.suffix == ".csv" else "\t"
+    lines = [names.replace(",", separator), *(separator.join(map(str, row)) for row in rows)]
+    path.write_text("".join(line + "\n" for line in lines), "utf-8")
+    return path
+
+
+def opened(path: Path | str, **more: object) -> EventSource:
+    source = open_data(path, cache=False, **more)  # type: ignore[arg-type]
+    assert isinstance(source, EventSource)
+    return source
+
+
+def histories(source: EventSource) -> dict[str, list[str]]:
+    return {
+        name: [source.items[i] for i in source.item[a:b].tolist()]
+        for name, (a, b) in zip(source.names, source.bounds.tolist(), strict=True)
+    }
+
+
+EXPECTED = {"ann": ["y", "x", "x"], "bob": ["y", "z"], "cy": ["x"]}
+
+
+def test_every_form_gives_the_same(tmp_path: Path) -> None:
+    names = ["user_id", "item_id", "timestamp", "rating"]
+    columns = list(zip(*ROWS))
+    pq.write_table(pa.table(dict(zip(names, map(list, columns)))), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(dict(zip(names, row))) + "\n" for row in ROWS), "utf-8")
+    files = [write(tmp_path / "a.csv"), write(tmp_path / "a.tsv"), tmp_path / "a.parquet", tmp_path / "a.jsonl"]
+    files.append(write(tmp_path / "a.inter", ROWS, "user_id:token,item_id:token,timestamp:float,rating:float"))
+    found = [opened(path) for path in files]
+    for source in found:
+        assert histories(source) == EXPECTED
+        assert source.time is not None
+        assert source.time.tolist() == [10, 20, 30, 10, 10, 5]
+        assert source.rating is not None
+        assert source.rating.tolist() == [3, 4, 5, 1, 2, 5]
+        assert source.fingerprint == found[0].fingerprint
+
+
+def test_the_order_of_the_file_only_breaks_ties(tmp_path: Path) -> None:
+    same = opened(write(tmp_path / "a.csv", [ROWS[i] for i in (5, 1, 0, 4, 3, 2)]))
+    assert histories(same) == EXPECTED
+    other = opened(write(tmp_path / "b.csv", [ROWS[i] for i in (0, 4, 1, 2, 3, 5)]))  # bob's two events have one time
+    assert histories(other)["bob"] == ["z", "y"]
+
+
+def test_without_times_the_order_of_the_file_is_that_of_time(tmp_path: Path) -> None:
+    source = opened(write(tmp_path / "a.csv", [row[:2] for row in ROWS], "user,item"))
+    assert source.time is None
+    assert histories(source) == {"ann": ["x", "y", "x"], "bob": ["y", "z"], "cy": ["x"]}
+
+
+def test_sequences(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("1 5 6 7\n10 7 -2\n2 5 5\n", "utf-8")
+    assert is_events(path)
+    assert histories(opened(path)) == {"1": ["5", "6", "7"], "2": ["5", "5"], "10": ["7", "-2"]}
+    (tmp_path / "prose.txt").write_text("1 apple a day\nkeeps 2 doctors away\n", "utf-8")
+    assert not is_events(tmp_path / "prose.txt")
+
+
+@pytest.mark.skipif(not LASTFM.exists(), reason="../shared/data is not here")
+def test_lastfm() -> None:
+    source = opened(LASTFM)
+    assert (len(source), len(source.items), int(source.lengths.sum())) == (1090, 3646, 52551)
+    found = audit_events(source, source)
+    assert (found.span, found.shared, found.repeats) == (None, 1090, 0)
+    assert found.density == pytest.approx(52551 / (1090 * 3646))
+
+
+def test_columns_are_named_after_the_path(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", names="who,what,when,stars")
+    assert not is_log(path)
+    source = opened(f"{path}?user=who&item=what&time=when")
+    assert histories(source) == EXPECTED
+    assert source.rating is not None, "stars is a usual name"
+    with pytest.raises(UserError, match=r"no column 'whom' for user; it has who, what"):
+        opened(f"{path}?user=whom&item=what")
+    with pytest.raises(UserError, match=r"add \?user=COLUMN&item=COLUMN; it has who, what"):
+        opened(f"{path}?user=who")
+    with pytest.raises(UserError, match=r"'sort' after . is not known for a log"):
+        opened(f"{path}?user=who&item=what&sort=yes")
+
+
+def test_bad_rows_are_left_out_counted_and_listed(tmp_path: Path) -> None:
+    rows: list[tuple] = [(f"u{i % 50}", f"i{i % 30}", i, 3) for i in range(1000)]
+    rows[499:499] = [
+        ("u1",),
+        ("", "i2", 5, 3),
+        ("u2", "i3", "yesterday", 3),
+        ("u3", "i4", 7, "good"),
+        ("u4", "i5", 9, 1, "more"),
+    ]
+    said: list[str] = []
+    path = write(tmp_path / "a.csv", rows)
+    path.write_bytes(path.read_bytes().replace(b"u7,i7,7,", b"u\xff,i7,7,"))
+    source = opened(path, say=said.append)
+    assert int(source.lengths.sum()) == 999
+    reasons = {s.name: s.reason for s in source.skipped}
+    assert sorted(reasons.values()) == [
+        "1 columns in place of 4", "5 columns in place of 4", "no user, or no valid text", "no user, or no valid text",
+        "rating that is no number", "time that cannot be read",
+    ]  # fmt: skip
+    assert {"row 9", "row 501", "row 502", "row 503", "row 504", "row 505"} == set(reasons)
+    assert said[-1].startswith("6 of 1005 rows left out, the first row 9")
+    with pytest.raises(UserError, match=r"6 of 1005 rows .* more than 0%"):
+        opened(path, max_bad=0.001)
+
+
+def test_what_is_refused_is_one_line(tmp_path: Path) -> None:
+    for name, rows, message in (
+        ("one_user", [("a", "x", 1, 1), ("a", "y", 2, 1)], "a single user, 'a'"),
+        ("one_item", [("a", "x", 1, 1), ("b", "x", 2, 1)], "a single item, 'x'"),
+        ("empty", [], "no usable event among 0 rows"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            opened(write(tmp_path / f"{name}.csv", rows))
+        assert "\n" not in str(error.value)
+    path = write(tmp_path / "a.csv")
+    for end, message in (
+        ("least=9", "no event of"),
+        ("core=9", "no event of"),
+        ("core=x", "numbers"),
+        ("repeats=no", "keep or first"),
+    ):
+        with pytest.raises(UserError, match=message):
+            opened(f"{path}?{end}")
+    with pytest.raises(UserError, match="has no ratings"):
+        opened(f"{write(tmp_path / 'b.csv', [row[:2] for row in ROWS], 'user,item')}?least=4")
+
+
+def test_filters(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv")
+    assert histories(opened(f"{path}?least=3")) == {"ann": ["y", "x", "x"], "cy": ["x"]}
+    assert histories(opened(f"{path}?repeats=first"))["ann"] == ["y", "x"]
+    rows = [(u, i, 0, 0) for u in "abc" for i in "xyz"] + [("d", "x", 0, 0), ("a", "w", 0, 0)]
+    core = opened(f"{write(tmp_path / 'b.csv', rows)}?core=3")
+    assert (sorted(core.names), list(core.items)) == (["a", "b", "c"], ["x", "y", "z"])
+
+
+def test_times(tmp_path: Path) -> None:
+    found = times(pa.array(["2020-01-01", "2020-01-01T00:00:00Z", " 1577836800", "soon", None]))
+    assert found[:3].tolist() == [1577836800.0] * 3
+    assert np.isnan(found[3:]).all()
+    assert times(pa.array(["1577836800000"])).tolist() == [1577836800.0]
+
+
+def test_the_cache_gives_the_same_and_is_made_anew_where_it_is_damaged(tmp_path: Path) -> None:
+    path, cache = write(tmp_path / "a.csv"), tmp_path / "cache"
+    first = open_data(path, cache=cache)
+    said: list[str] = []
+    again = open_data(path, cache=cache, say=said.append)
+    assert any("using prepared" in line for line in said)
+    assert histories(first) == histories(again) == EXPECTED  # type: ignore[arg-type]
+    assert first.fingerprint == again.fingerprint
+    next(cache.glob("event*/item.npy")).write_bytes(b"nonsense")
+    assert histories(open_data(path, cache=cache)) == EXPECTED  # type: ignore[arg-type]
+
+
+def test_fetch_cut_rename_and_ask(tmp_path: Path) -> None:
+    source = opened(write(tmp_path / "a.csv"))
+    inputs = source.fetch(np.array([0, 2]))
+    assert inputs["items"].tolist() == [[2, 1, 1], [1, 0, 0]]
+    assert inputs["length"].tolist() == [3, 1]
+    part = source.cut(np.array([[1, 3], [3, 5], [0, 0]]), np.array([0, 1, 0]))
+    assert list(part.names) == ["ann", "bob", "ann"]
+    assert part.fetch(np.arange(3))["items"].tolist() == [[1, 1], [2, 3], [0, 0]]
+    other = source.renamed(np.array([0, 7, 9]))  # x is unknown
+    assert other.fetch(np.arange(3))["items"].tolist() == [[7, 0], [7, 9], [0, 0]]
+    assert other.fetch(np.arange(3))["length"].tolist() == [1, 2, 0]
+    asked = part.asking(np.array([1, 0, 0])).fetch(np.arange(2))["scored"]
+    assert asked.tolist() == [[False, True], [True, True]]
+
+
+def test_a_user_keeps_his_hash_and_his_events_change_it(tmp_path: Path) -> None:
+    first = opened(write(tmp_path / "a.csv"))
+    second = opened(write(tmp_path / "b.csv", [*ROWS, ("dan", "x", 1, 1)]))
+    assert np.isin(first.hashes, second.hashes).all()
+    later = opened(write(tmp_path / "c.csv", [*ROWS, ("ann", "z", 99, 1)]))
+    assert np.isin(first.hashes, later.hashes).tolist() == [False, True, True]
+
+
+def test_find_columns(tmp_path: Path) -> None:
+    found = find_columns(write(tmp_path / "a.csv", [], "review,Customer ID,Product-Id,Date"), {})
+    assert found is not None
+    assert vars(found) == {"user": "Customer ID", "item": "Product-Id", "time": "Date", "rating": None}
