@@ -16,6 +16,7 @@ __all__ = [
     "predict",
     "pretrain",
     "preview",
+    "recommend",
     "report",
     "tasks",
 ]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from selftaught.batch import Seen, Shown
 from selftaught.data.event_audit import audit_events, event_offers
 from selftaught.data.events import EventSource
 from selftaught.data.protocols import Parts, Protocol, split
@@ -13,6 +14,7 @@ from selftaught.encoders import EncoderConfig
 from selftaught.encoders.sequences import SIZES
 from selftaught.errors import UserError, unknown
 from selftaught.modality.event import EventModality
+from selftaught.modality.text.spans import Span
 from selftaught.settings import from_json, to_json
 from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training
 
@@ -94,8 +96,21 @@ class Events(Kind):
     def facts(self, source: EventSource) -> dict[str, Any]:
         return {"events": int(source.lengths.sum()), "items": len(source.items)}
 
+    def texts(self, modality: EventModality, shown: Shown, rows: int) -> list[list[tuple[str, list[Span]]]]:
+        """Raw ids; a hidden one as it is in the log."""
+        return [[(seen.name, _spans(modality, seen, row)) for seen in shown.seen] for row in range(rows)]
+
     def thumbnails(self, source: Source, index: np.ndarray) -> None:
         return None
+
+
+def _spans(modality: EventModality, seen: Seen, row: int) -> list[Span]:
+    out, truth = [], seen.truth or seen.read
+    for at in range(int(seen.read.valid[row].sum())):
+        hidden = seen.chosen is not None and bool(seen.chosen[row, at])
+        item = modality.items[int(truth.ids[row, at]) - 1]
+        out.append(Span(f" [MASK→{item}]" if hidden else f" {item}", "masked" if hidden else ""))
+    return out
 
 
 def parts_of(source: EventSource, modality: EventModality) -> Parts:

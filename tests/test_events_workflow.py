@@ -1,0 +1,166 @@
+"""A log of events by the command line: pretrain, evaluate, recommend, preview, embed; resumed to the same bits; bad requests."""
+
+import csv
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import selftaught
+from tests import runs
+from tests.contracts.conftest import walks
+
+QUICK = ("--steps", 120, "--batch", 64, "--size", 12, "--lr", "3e-3", "--set", "train.health_every=60")
+
+
+@pytest.fixture(scope="module")
+def log() -> Path:
+    """A log of 600 users; every user has a next item that follows from his last."""
+    root = runs.folder("events")
+    root.mkdir(parents=True)
+    source = walks().source
+    with (root / "log.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user", "item", "time"])
+        for name, (begin, end) in zip(source.names, source.bounds.tolist(), strict=True):  # type: ignore[attr-defined]
+            for at in range(begin, end):
+                writer.writerow([name, source.items[source.item[at]], 1_600_000_000 + 60 * at])  # type: ignore[attr-defined]
+    return root / "log.csv"
+
+
+@pytest.fixture(scope="module")
+def run(log: Path) -> Path:
+    out = runs.folder("events-run")
+    said = runs.succeed("pretrain", log, *QUICK, "--out", out)
+    assert "next_item on sasrec_small" in said.err
+    return out
+
+
+def test_evaluate_ranks_beside_baselines_and_says_how(run: Path, log: Path) -> None:
+    said = runs.succeed("evaluate", run, log)
+    assert "Pretraining beats random initialisation" in " ".join(said.out.split())
+    found = json.loads((run / "ranking.json").read_text())
+    protocol = found["protocol"]
+    assert (protocol["split"], protocol["seen_items"], protocol["candidates"]) == (
+        "leave_one_out",
+        "filtered",
+        "full catalogue",
+    )
+    names = {r["features"] for r in found["rows"]}
+    assert names == {"pretrained", "random_init", "popularity", "random", "itemknn", "ease", "svd"}
+    assert {r["metric"] for r in found["rows"]} == {
+        *(f"{m}@{k}" for m in ("hr", "ndcg", "recall") for k in (5, 10, 20)),
+        "mrr",
+    }
+    for row in found["rows"]:
+        assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+        assert row["n"] == protocol["cases"] == 600
+    by = {(r["features"], r["metric"]): r["value"] for r in found["rows"]}
+    assert by["pretrained", "hr@5"] > 0.5, "after item i comes i + 1 or i + 2, nine times of ten"
+    assert by["random", "hr@10"] < 0.4
+    assert "ranking" in (run / "report.html").read_text("utf-8").lower()
+    assert found["lists"]["pretrained"]["coverage@10"] == 1.0
+
+
+def test_nothing_that_is_tested_was_learned(run: Path, log: Path) -> None:
+    """Other last events in the log: the same run to the last bit."""
+    lines = log.read_text("utf-8").splitlines()
+    users = [line.split(",")[0] for line in lines]
+    last = [i for i in range(1, len(lines)) if i + 1 == len(lines) or users[i + 1] != users[i]]
+    for i in last:
+        user, item, time = lines[i].split(",")
+        lines[i] = f"{user},i{(int(item[1:]) + 20) % 40},{time}"
+    other = runs.folder("events-changed") / "log.csv"
+    other.parent.mkdir(parents=True)
+    other.write_text("\n".join(lines) + "\n", "utf-8")
+    again = runs.folder("events-changed-run")
+    runs.succeed("pretrain", other, *QUICK, "--out", again)
+    first, second = (selftaught.load(r).encoder.state_dict() for r in (run, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(log: Path) -> None:
+    out, whole = runs.folder("events-killed"), runs.folder("events-whole")
+    command = ["pretrain", log, *QUICK, "--set", "train.save_every=20", "--out"]
+    runs.succeed(*command, whole)
+    assert runs.run(*command, out, kill=("checkpoints/", 5)).code == -signal.SIGKILL
+    runs.succeed(*command, out)
+    same = ("encoder/*", "log.jsonl", "health.jsonl")
+    assert runs.files(out, *same) == runs.files(whole, *same)
+
+
+def test_recommend_in_raw_ids(run: Path, log: Path, tmp_path: Path) -> None:
+    rows = selftaught.recommend(run, log, user=["u3", "u0"], k=4, because=True, quiet=True)
+    assert [(r["user"], r["rank"]) for r in rows] == [(u, k) for u in ("u3", "u0") for k in (1, 2, 3, 4)]
+    assert all(r["item"].startswith("i") for r in rows)
+    assert any(r["because"] for r in rows)
+    seen = {line.split(",")[1] for line in log.read_text().splitlines() if line.startswith("u3,")}
+    assert not seen & {r["item"] for r in rows if r["user"] == "u3"}
+    after = selftaught.recommend(run, items=["i5", "i6", "unheard of", "i7"], k=2, quiet=True)
+    assert {r["item"] for r in after} == {"i8", "i9"}
+    again = selftaught.recommend(run, items=["i5", "i6", "i7"], k=40, quiet=True)
+    assert len(again) == 37, "what was seen is left out"
+    assert len(selftaught.recommend(run, items=["i5", "i6"], k=40, seen=True, quiet=True)) == 40
+    like = selftaught.recommend(run, like="i5", k=3, quiet=True)
+    assert [r["rank"] for r in like] == [1, 2, 3]
+    assert "i5" not in {r["item"] for r in like}
+    out = tmp_path / "top.csv"
+    runs.succeed("recommend", run, log, "--k", 3, "--out", out, "--quiet")
+    with out.open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert len(written) == 3 * 600
+    assert {r["user"] for r in written} == {f"u{i}" for i in range(600)}
+
+
+def test_preview_shows_raw_ids(log: Path) -> None:
+    said = runs.succeed("preview", log, "--pretext", "masked_item", "--size", 12, "--count", 1)
+    assert "[MASK→i" in said.out
+    assert "events hidden" in said.out
+
+
+def test_embed_and_inspect(run: Path, log: Path, tmp_path: Path) -> None:
+    runs.succeed("embed", run, log, "--out", tmp_path / "users.npy")
+    assert np.load(tmp_path / "users.npy").shape == (600, 64)
+    said = runs.succeed("inspect", log)
+    assert "next_item" in said.out
+    assert "sessions" in said.out
+
+
+def test_masked_items_users_nobody_trained_on(log: Path) -> None:
+    out = runs.folder("events-users")
+    more = ("--set", "event.split=user_split", "--set", "event.share=0.2")
+    runs.succeed("pretrain", log, "--pretext", "masked_item", *QUICK, *more, "--out", out)
+    found = selftaught.evaluate(out, log, quiet=True)
+    by = {(r["features"], r["metric"]): r["value"] for r in found["rows"]}
+    assert found["protocol"]["split"] == "user_split"
+    assert 60 < found["protocol"]["cases"] < 180
+    assert by["pretrained", "hr@10"] > by["random_init", "hr@10"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("pretrain", "{log}", "--pretext", "simclr"), "works on image, text, not on event"),
+        (("pretrain", "{log}", "--encoder", "sasrec_smal"), "did you mean 'sasrec_small'"),
+        (("pretrain", "{log}", "--encoder", "bert4rec_small"), "use a sasrec_* encoder"),
+        (("pretrain", "{log}", "--set", "event.split=leave"), "event.split"),
+        (("evaluate", "{run}", "{log}", "--train", "{log}"), "protocol says what teaches"),
+        (("recommend", "{run}"), "name a log"),
+        (("recommend", "{run}", "{log}", "--user", "u9999"), "unknown user 'u9999'"),
+        (("recommend", "{run}", "--items", "nothing"), "unknown item 'nothing'"),
+        (("recommend", "{run}", "--like", "nothing"), "unknown item 'nothing'"),
+        (("recommend", "{run}", "--like", "i1", "--items", "i2"), "ask for one at a time"),
+        (("recommend", "{run}", "{log}", "--k", "0"), "--k 0"),
+        (("recommend", "{run}", "{log}", "--out", "top.txt"), "must end in .csv or .parquet"),
+        (("finetune", "{run}", "{log}"), "has no labels"),
+    ],
+)
+def test_bad_requests(words: tuple[str, ...], message: str, run: Path, log: Path, tmp_path: Path) -> None:
+    given = [word.format(run=run, log=log) for word in words]
+    if words[0] == "pretrain":
+        given += ["--out", str(tmp_path / "out"), "--steps", "2"]
+    assert message in runs.one_line(runs.run(*given, "--quiet"), 2)
+    assert not (tmp_path / "out").exists()
