@@ -93,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = ["--help"]
     # Large tensors in pages of 2 MB (Linux), which small networks gain by. torch reads it as it is imported.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # Texts of many lengths make oneDNN keep a kernel for each, 1024 at most and a megabyte each (docs/architecture.md).
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     try:
         verb, result = tyro.extras.subcommand_cli_from_dict(
             {name: _verb(name) for name in VERBS},
