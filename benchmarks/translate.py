@@ -65,6 +65,15 @@ def one_seed(seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def joined(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean over the runs, low and high: the mean interval of a run joined with the spread between them."""
+    value = statistics.mean(r["value"] for r in rows)
+    within = [statistics.mean(abs(r[end] - r["value"]) for r in rows) for end in ("low", "high")]
+    between = 2.0 * (statistics.stdev(r["value"] for r in rows) if len(rows) > 1 else 0.0)
+    low, high = ((w**2 + between**2) ** 0.5 for w in within)
+    return {"value": value, "low": value - low, "high": value + high}
+
+
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean over seeds of each figure; the interval joins the mean interval of a run with the spread between seeds."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -72,15 +81,9 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault((row["pairs"], row["metric"], row["features"]), []).append(row)
     out = []
     for (pairs, metric, features), found in groups.items():
-        value = statistics.mean(r["value"] for r in found)
-        within = [statistics.mean(abs(r[end] - r["value"]) for r in found) for end in ("low", "high")]
-        between = 2.0 * (statistics.stdev(r["value"] for r in found) if len(found) > 1 else 0.0)
-        low, high = ((w**2 + between**2) ** 0.5 for w in within)
-        out.append(
-            {"pairs": pairs, "metric": metric, "features": features, "value": round(value, 2)}
-            | {"low": round(value - low, 2), "high": round(value + high, 2)}
-            | {"seeds": [r["seed"] for r in found], "steps": found[0]["steps"]}
-        )
+        figures = {name: round(value, 2) for name, value in joined(found).items()}
+        more = {"seeds": [r["seed"] for r in found], "steps": found[0]["steps"]}
+        out.append({"pairs": pairs, "metric": metric, "features": features, **figures, **more})
     return out
 
 

@@ -1,0 +1,74 @@
+"""Pretext tasks on a log of events under one protocol, beside popularity, ItemKNN, EASE, SVD, random and random initialisation.
+
+    python benchmarks/events.py --data LOG [--tasks next_item masked_item] [--seeds 0 1 2] [--steps 600] [--set ...] [--json]
+
+Settings, of baselines and ours, are chosen on validation cases; test cases are ranked once. Every (task, seed) is a run folder
+below --out; a second call takes up what an interrupted one left. A row's interval covers test cases; that of several seeds joins it
+with the spread between them. Baselines do not depend on the seed, but "random" does.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import selftaught
+from translate import joined
+
+METRICS = ("hr@10", "ndcg@10", "mrr")
+
+
+def one_run(task: str, seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of one run, from its folder where it is done already."""
+    run = arguments.out / f"{task}-{seed}"
+    if not (run / "ranking.json").is_file():
+        options = {"pretext": task, "steps": arguments.steps, "lr": arguments.lr, "size": arguments.size}
+        selftaught.pretrain(arguments.data, seed=seed, out=run, set=arguments.set, **options)
+        selftaught.evaluate(run, arguments.data, seed=seed, quiet=True)
+    found = json.loads((run / "ranking.json").read_text())
+    seconds = json.loads((run / "summary.json").read_text())["seconds"]
+    name = {"pretrained": task, "random_init": f"{task}, random initialisation"}
+    rows = [r for r in found["rows"] if r["metric"] in METRICS]
+    return [{**r, "features": name.get(r["features"], r["features"]), "seed": seed, "seconds": seconds} for r in rows]
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean over seeds of each figure, and its interval."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["features"], row["metric"]), []).append(row)
+    return [
+        {"features": features, "metric": metric, **joined(found), "seeds": sorted({r["seed"] for r in found})}
+        for (features, metric), found in groups.items()
+    ]
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """One line a recommender, the best first."""
+    lines = ["| | " + " | ".join(METRICS) + " | seeds |", "|---" * (len(METRICS) + 2) + "|"]
+    by = {(r["features"], r["metric"]): r for r in rows}
+    for name in sorted({r["features"] for r in rows}, key=lambda n: -by[n, "ndcg@10"]["value"]):
+        cells = [f"{r['value']:.4f} [{r['low']:.4f}, {r['high']:.4f}]" for r in (by[name, m] for m in METRICS)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(by[name, 'mrr']['seeds'])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/events"))
+    parser.add_argument("--tasks", nargs="+", default=["next_item", "masked_item"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--size", type=int, default=50, help="events of a history")
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--set", action="append", default=[], help="a setting of pretraining, KEY=VALUE")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    found = summary([r for task in arguments.tasks for seed in arguments.seeds for r in one_run(task, seed, arguments)])
+    print(json.dumps({"rows": found}) if arguments.json else markdown(found))
+
+
+if __name__ == "__main__":
+    main()
