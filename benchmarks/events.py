@@ -2,9 +2,9 @@
 
     python benchmarks/events.py --data LOG [--tasks next_item masked_item] [--seeds 0 1 2] [--steps 600] [--set ...] [--json]
 
-Settings, of baselines and ours, are chosen on validation cases; test cases are ranked once. Every (task, seed) is a run folder
-below --out; a second call takes up what an interrupted one left. A row's interval covers test cases; that of several seeds joins it
-with the spread between them. Baselines do not depend on the seed, but "random" does.
+Settings, of baselines and ours, are chosen on validation cases; test cases are ranked once. Every (task, seed) is a run
+folder below --out; a second call takes up what an interrupted one left. A row's interval covers test cases; that of several
+seeds joins it with the spread between them. Baselines do not depend on the seed, but "random" does.
 """
 
 import argparse
