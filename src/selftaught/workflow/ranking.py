@@ -138,10 +138,12 @@ def baselines(log: Log, filtered: bool, seed: int, left_out: dict[str, str]) -> 
     return found
 
 
-def _rows(found: dict[str, Ranking], seed: int) -> list[dict[str, Any]]:
+def _rows(found: dict[str, Ranking], one_target: bool, seed: int) -> list[dict[str, Any]]:
     rows = []
     for name, ranking in found.items():
         for metric, (value, resampled) in ranking.figures(seed).items():
+            if one_target and metric.startswith("recall"):  # it is the same as HR then
+                continue
             _, low, high = interval(value, resampled)
             rows.append(
                 {
@@ -160,14 +162,15 @@ def _rows(found: dict[str, Ranking], seed: int) -> list[dict[str, Any]]:
 def _result(found: dict[str, Ranking], log: Log, protocol: Protocol, seed: int) -> dict[str, Any]:
     """Rows, differences, sentences, and what else is told of each list of recommendations."""
     differences, sentences = [], []
-    for name in found:
-        if name == "pretrained":
-            continue
+    best = sorted(
+        found, key=lambda name: -found[name].values(_CHOSEN_BY).mean()
+    )  # the strongest baseline is told first
+    for name in (n for n in best if n != "pretrained"):
         for metric in (_CHOSEN_BY, "hr@10"):
             value, low, high = difference(found["pretrained"], found[name], metric, seed)
             both = {"features": "pretrained", "against": name}
             differences.append({"metric": metric, **both, "value": value, "low": low, "high": high})
-            if metric == _CHOSEN_BY:
+            if metric == _CHOSEN_BY and name != "random":
                 said = "beats" if low > 0 else "is behind" if high < 0 else "cannot be told from"
                 title = _TITLES.get(name, name)
                 sentences.append(f"Pretraining {said} {title}: {value:+.4f} NDCG@10 [{low:+.4f}, {high:+.4f}].")
@@ -181,7 +184,7 @@ def _result(found: dict[str, Ranking], log: Log, protocol: Protocol, seed: int) 
     empty = int((log.test.begin == log.test.stop).sum())
     return {
         "protocol": {**protocol.describe(), **cases, **({"without_history": empty} if empty else {})},
-        "rows": _rows(found, seed),
+        "rows": _rows(found, bool((log.test.end - log.test.stop == 1).all()), seed),
         "differences": differences,
         "verdict": sentences,
         "lists": lists,
