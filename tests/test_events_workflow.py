@@ -153,10 +153,13 @@ def test_masked_items_users_nobody_trained_on(log: Path) -> None:
         (("recommend", "{run}", "{log}", "--k", "0"), "--k 0"),
         (("recommend", "{run}", "{log}", "--out", "top.txt"), "must end in .csv or .parquet"),
         (("finetune", "{run}", "{log}"), "has no labels"),
+        (("evaluate", "{run}", "{digits}"), "is image data, and the encoder reads event data"),
+        (("embed", "{run}", "{digits}"), "is image data, and the encoder reads event data"),
+        (("finetune", "{run}", "{digits}"), "is image data, and the encoder reads event data"),
     ],
 )
 def test_bad_requests(words: tuple[str, ...], message: str, run: Path, log: Path, tmp_path: Path) -> None:
-    given = [word.format(run=run, log=log) for word in words]
+    given = [word.format(run=run, log=log, digits=runs.pictures()) for word in words]
     if words[0] == "pretrain":
         given += ["--out", str(tmp_path / "out"), "--steps", "2"]
     assert message in runs.one_line(runs.run(*given, "--quiet"), 2)

@@ -181,7 +181,9 @@ PAIRED = {"nsp", "sop"}
 ELSEWHERE = {"nsp": "501 docstrings teach it .035, below this bar; benchmarks/text_tasks.py measures it on BBC news"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONGER else []) for n in TASKS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow, pytest.mark.timeout(1800)] if n in LONGER else []) for n in TASKS]
+)
 def test_it_beats_random_initialisation(name: str, tmp_path: Path) -> None:
     """A linear probe on real data, the same one for both; the gap is far beyond its standard error."""
     if name in ELSEWHERE:

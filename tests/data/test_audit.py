@@ -8,6 +8,8 @@ from tests.modality.corpus import english
 from selftaught.data import open_data
 from selftaught.data.audit import audit, offers, rotation_accuracy
 from selftaught.data.copies import groups
+from selftaught.data.event_audit import audit_events, event_offers
+from selftaught.data.events import EventSource
 from selftaught.data.similar import MIN_CORRELATION, dhash, near_pairs, thumbnails
 from selftaught.data.text_audit import audit_texts, text_offers
 from selftaught.data.texts import TextSource
@@ -123,4 +125,7 @@ def test_tasks_want_what_data_can_offer():
     texts = open_data([text for text, _ in english()])
     assert isinstance(texts, TextSource)
     words = set(text_offers(audit_texts(texts)))
-    assert all(find(name).wants <= (known if "image" in find(name).kinds else words) for name in available())
+    bounds, item = np.array([[0, 3], [3, 5]]), np.array([0, 1, 0, 1, 0], np.int32)
+    log = EventSource(["a", "b"], ["x", "y"], bounds, item, hashes=np.zeros(2, np.uint64))
+    offered = {"image": known, "text": words, "event": set(event_offers(audit_events(log, None)))}
+    assert all(find(name).wants <= offered[kind] for name in available() for kind in sorted(find(name).kinds)[:1])

@@ -1,5 +1,6 @@
 """From a file of events to sorted arrays, once: in the prepared cache, memory-mapped."""
 
+import datetime
 import hashlib
 import json
 import re
@@ -113,8 +114,6 @@ def times(column: pa.Array) -> np.ndarray:
 
 
 def _iso(text: str | None) -> float:
-    import datetime
-
     try:
         moment = datetime.datetime.fromisoformat((text or "").strip())
         return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()

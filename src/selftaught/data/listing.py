@@ -96,7 +96,8 @@ def _check_file(path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise BadSample("not a regular file")
     if status.st_size > MAX_FILE_BYTES:
-        raise BadSample(f"file of {status.st_size / 2**20:.0f} MB; limit is {MAX_FILE_BYTES // 2**20} MB")
+        lines = "; with ?split=line behind the path each line is a document" if path.suffix.lower() == ".txt" else ""
+        raise BadSample(f"file of {status.st_size / 2**20:.0f} MB; limit is {MAX_FILE_BYTES // 2**20} MB{lines}")
 
 
 def why(error: OSError) -> str:

@@ -13,7 +13,7 @@ from selftaught.errors import UserError
 from selftaught.evaluation.features import encode
 from selftaught.train.progress import Meter
 from selftaught.workflow.kinds import kind_called
-from selftaught.workflow.prepare import open_source, pick_device, still_readable
+from selftaught.workflow.prepare import open_source, pick_device, same_kind, still_readable
 
 
 def embed(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
@@ -28,6 +28,7 @@ def embed(run: Path, data: Any, out: Path, device: str, quiet: bool) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     source = open_source(data, loaded.encoder.config.size, quiet)
     where = torch.device(pick_device(device))
+    same_kind(source, loaded.modality, data)
     kind = kind_called(loaded.modality.name)
     reading = kind.reading(source, loaded.modality, np.arange(len(source)), quiet)
     with Meter("embed", len(reading.rows), quiet=quiet) as meter:

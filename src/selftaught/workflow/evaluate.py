@@ -20,7 +20,7 @@ from selftaught.settings import digest, load_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.likelihood import likelihood
-from selftaught.workflow.prepare import open_source, pick_device, positive, say
+from selftaught.workflow.prepare import open_source, pick_device, positive, same_kind, say
 
 _ATLAS = 1500
 _LEAST_TEST = 20
@@ -209,6 +209,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: Source, asked:
 
     Writes evaluation.json, the map and report.html; prints the table.
     """
+    same_kind(source, loaded.modality, data)
     seed, quiet = asked.seed, asked.quiet
     seen, where = seen_hashes(run), torch.device(pick_device(asked.device))
     predicted = likelihood(run, loaded, source, seen, seed, where, quiet)

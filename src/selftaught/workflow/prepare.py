@@ -17,6 +17,7 @@ from selftaught.data.text_pairs import is_pairs, open_pairs
 from selftaught.encoders import EncoderConfig, build
 from selftaught.encoders.precision import fast_bf16, sound_in_bf16
 from selftaught.errors import UserError
+from selftaught.modality.base import Modality
 from selftaught.train.progress import Meter
 from selftaught.workflow.kinds import kind_called
 
@@ -94,6 +95,13 @@ def open_any(data: Any, size: int | None, quiet: bool = False) -> Source:
     if is_pairs(data):
         return open_pairs(data, (lambda line: None) if quiet else say)
     return open_source(data, size, quiet)
+
+
+def same_kind(source: Source, modality: Modality, data: Any) -> None:
+    """UserError where `data` is of another kind than what an encoder reads."""
+    if source.kind != modality.name:
+        what = f"'{data}'" if isinstance(data, str | os.PathLike) else f"this {type(data).__name__}"
+        raise UserError(f"{what} is {source.kind} data, and the encoder reads {modality.name} data; name such data")
 
 
 def fetcher(source: Source, index: np.ndarray, seed: int, labels: bool = False) -> Callable[[np.ndarray, int], Batch]:

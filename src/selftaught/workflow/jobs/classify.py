@@ -22,7 +22,7 @@ from selftaught.train.progress import Meter
 from selftaught.workflow.evaluate import Split, seen_hashes, split
 from selftaught.workflow.jobs.base import Job
 from selftaught.workflow.kinds import kind_called
-from selftaught.workflow.prepare import open_source, still_readable
+from selftaught.workflow.prepare import open_source, same_kind, still_readable
 
 
 class Classifying(Job):
@@ -35,6 +35,7 @@ class Classifying(Job):
         """With a test set of its own DATA teaches; without one, DATA is split as evaluate splits it."""
         seen, size = seen_hashes(run), loaded.encoder.config.size
         parts = split(data, None, seen, size, quiet) if test is None else split(test, data, seen, size, quiet)
+        same_kind(parts.train, loaded.modality, data)
         both = (kind_called(s.kind).whole(s, loaded.modality, quiet) for s in (parts.train, parts.test))
         return replace(parts, train=next(both), test=next(both))
 
@@ -79,6 +80,7 @@ class Classifying(Job):
 
     def open(self, loaded: Bundle, data: Any, quiet: bool) -> Source:
         source = open_source(data, loaded.encoder.config.size, quiet)
+        same_kind(source, loaded.modality, data)
         return kind_called(loaded.modality.name).whole(source, loaded.modality, quiet)
 
     def predictions(
