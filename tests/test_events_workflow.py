@@ -137,6 +137,12 @@ def test_masked_items_users_nobody_trained_on(log: Path) -> None:
     assert by["pretrained", "hr@10"] > by["random_init", "hr@10"]
 
 
+def test_a_log_without_a_case_is_one_line(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.csv").write_text("user,item\na,i1\na,i2\nb,i1\nb,i3\n")
+    said = runs.one_line(runs.run("evaluate", run, tmp_path / "short.csv", "--quiet"), 2)
+    assert "has no case to test under leave_one_out" in said
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -109,14 +109,6 @@ def ranked(scores: Scores, log: Log, cases: Cases, filtered: bool, meter: Any) -
     return found
 
 
-def _inside(bounds: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """Which events lie in the bounds and are known, bool [E]."""
-    edge = np.zeros(len(code) + 1, np.int64)
-    np.add.at(edge, bounds[:, 0], 1)
-    np.add.at(edge, bounds[:, 1], -1)
-    return (np.cumsum(edge)[:-1] > 0) & (code >= 0)
-
-
 def baselines(log: Log, filtered: bool, seed: int, left_out: dict[str, str]) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Fitted baselines and their settings, chosen by NDCG@10 on validation cases alone; why others are missing goes to
     `left_out`. They learn from what the encoder learned from."""
@@ -145,16 +137,9 @@ def _rows(found: dict[str, Ranking], one_target: bool, seed: int) -> list[dict[s
             if one_target and metric.startswith("recall"):  # it is the same as HR then
                 continue
             _, low, high = interval(value, resampled)
+            row = {"measure": "ranking", "features": name, "labels": None, "labels_n": 0, "metric": metric}
             rows.append(
-                {
-                    "measure": "ranking",
-                    "features": name,
-                    "labels": None,
-                    "labels_n": 0,
-                    "metric": metric,
-                    "value": value,
-                }
-                | {"low": low, "high": high, "seeds": [seed], "n": len(ranking.values(metric))}
+                row | {"value": value, "low": low, "high": high, "seeds": [seed], "n": len(ranking.values(metric))}
             )
     return rows
 
@@ -162,10 +147,10 @@ def _rows(found: dict[str, Ranking], one_target: bool, seed: int) -> list[dict[s
 def _result(found: dict[str, Ranking], log: Log, protocol: Protocol, seed: int) -> dict[str, Any]:
     """Rows, differences, sentences, and what else is told of each list of recommendations."""
     differences, sentences = [], []
-    best = sorted(
-        found, key=lambda name: -found[name].values(_CHOSEN_BY).mean()
-    )  # the strongest baseline is told first
-    for name in (n for n in best if n != "pretrained"):
+    # The strongest baseline is told first.
+    for name in sorted(
+        (n for n in found if n != "pretrained"), key=lambda name: -found[name].values(_CHOSEN_BY).mean()
+    ):
         for metric in (_CHOSEN_BY, "hr@10"):
             value, low, high = difference(found["pretrained"], found[name], metric, seed)
             both = {"features": "pretrained", "against": name}
@@ -203,8 +188,9 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
         )
     protocol = from_json(Protocol, modality.protocol, "event")
     log, where = Log(source, modality, seed), torch.device(pick_device(asked.device))
-    if not len(log.test.user):
-        raise UserError(f"'{data}' has no case to test under the protocol {protocol.split}; users need more events")
+    for name, cases in (("test", log.test), ("choose the baselines' settings by", log.valid)):
+        if not len(cases.user):
+            raise UserError(f"'{data}' has no case to {name} under {protocol.split}; its users need more events")
     random = build(loaded.encoder.config.bare(), rng.fold(loaded.info.get("seed", 0)) >> 1)
     filtered = protocol.seen == "filtered"
     found, left_out = dict[str, Ranking](), dict[str, str]()
