@@ -42,7 +42,7 @@ def sampled_softmax_loss(
     """
     items, s = len(table) - 2, len(negatives)
     own = (hidden * table[target]).sum(1, keepdim=True).float()
-    others = (hidden @ table[negatives].T).float() + torch.log(torch.tensor((items - 1) / s))
+    others = (hidden @ table[negatives].T).float() + torch.log(torch.tensor(items / s))
     others = others.masked_fill(negatives == target[:, None], -torch.inf)
     return (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).sum() / mean_count(target)
 

@@ -19,6 +19,7 @@ from selftaught.modality.event import EventModality
 from selftaught.pretext.base import Pretext
 
 _NEGATIVES = 41  # stream of randomness
+_SHARED = 1024  # negatives of a step
 
 
 class NextItem(Pretext):
@@ -26,15 +27,15 @@ class NextItem(Pretext):
 
     @dataclass(frozen=True)
     class Config:
-        """loss: "softmax" over all items; "sampled": over `negatives` that a step draws, for large catalogues; "bce": each target
-        beside `negatives` of its own (the paper: 1).
+        """loss: "softmax" over all items; "sampled": over `negatives` that a step draws (1024), for large catalogues; "bce": each
+        target beside `negatives` of its own (1, as in the paper).
         """
 
         loss: Literal["softmax", "sampled", "bce"] = "softmax"
-        negatives: int = 1
+        negatives: int | None = None
 
         def __post_init__(self) -> None:
-            if self.negatives < 1:
+            if self.negatives is not None and self.negatives < 1:
                 raise UserError(f"pretext.negatives is {self.negatives}; it must be 1 or more")
 
     family = "generative"
@@ -65,11 +66,12 @@ class NextItem(Pretext):
                 loss = softmax_loss(h, table, target)
             case "sampled":
                 # Uniform over all items, the user's later ones too: to spare those would tell the encoder which they are.
-                u = batch.uniform(_NEGATIVES, -(-self.config.negatives // len(batch)))
-                loss = sampled_softmax_loss(h, table, target, drawn(u.flatten()[: self.config.negatives], items))
+                count = self.config.negatives or _SHARED
+                u = batch.uniform(_NEGATIVES, -(-count // len(batch)))
+                loss = sampled_softmax_loss(h, table, target, drawn(u.flatten()[:count], items))
             case _:
                 width = asked.shape[1]
-                u = batch.uniform(_NEGATIVES, width * self.config.negatives).unflatten(1, (width, -1))[asked]
+                u = batch.uniform(_NEGATIVES, width * (self.config.negatives or 1)).unflatten(1, (width, -1))[asked]
                 loss = binary_loss(h, table, target, beside(target, u, items))
         return Step(loss, {"targets": torch.tensor(float(len(target)))})
 
