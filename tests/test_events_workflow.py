@@ -10,6 +10,9 @@ import pytest
 import torch
 
 import selftaught
+from selftaught.data.events import EventSource
+from selftaught.modality.event import EventModality
+from selftaught.workflow.ranking import Log
 from tests import runs
 from tests.contracts.conftest import walks
 
@@ -54,7 +57,7 @@ def test_evaluate_ranks_beside_baselines_and_says_how(run: Path, log: Path) -> N
     assert {r["metric"] for r in found["rows"]} == {*(f"{m}@{k}" for m in ("hr", "ndcg") for k in (5, 10, 20)), "mrr"}
     for row in found["rows"]:
         assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
-        assert row["n"] == protocol["cases"] == 600
+        assert row["n"] == protocol["cases"] == 600 - protocol["cases_left_out"], "whose last item came before"
     by = {(r["features"], r["metric"]): r["value"] for r in found["rows"]}
     assert by["pretrained", "hr@5"] > 0.5, "after item i comes i + 1 or i + 2, nine times of ten"
     assert by["random", "hr@10"] < 0.4
@@ -170,3 +173,14 @@ def test_bad_requests(words: tuple[str, ...], message: str, run: Path, log: Path
         given += ["--out", str(tmp_path / "out"), "--steps", "2"]
     assert message in runs.one_line(runs.run(*given, "--quiet"), 2)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_item_that_comes_again_is_not_asked_for_where_seen_ones_are_filtered() -> None:
+    bounds, item = np.array([[0, 4], [4, 8]]), np.array([0, 1, 2, 0, 1, 2, 3, 0], np.int32)
+    source = EventSource(["a", "b"], list("wxyz"), bounds, item, hashes=np.zeros(2, np.uint64))
+    filtered, kept = (
+        Log(source, EventModality(source.items, 4, {"split": "leave_one_out"}), seen, 0) for seen in (True, False)
+    )
+    assert (filtered.test.user.tolist(), kept.test.user.tolist()) == ([1], [0, 1]), "a's last item is in a's history"
+    assert [t.tolist() for t in filtered.targets(filtered.test)] == [[0]]
+    assert (filtered.all_cases, kept.all_cases) == (2, 2)

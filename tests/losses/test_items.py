@@ -33,7 +33,8 @@ def naive_softmax(hidden: Tensor, table: Tensor, target: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("at_once", [1 << 26, 24])
 def test_softmax(given: tuple[Tensor, Tensor, Tensor], at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(items, "_AT_ONCE", at_once)  # 24 logits: two rows at a time
+    monkeypatch.setattr(items, "_LOGITS", at_once)  # 24 logits: two rows at a time
+    monkeypatch.setattr(items, "_LEAST_ROWS", 2)
     hidden, table, target = given
     same(items.softmax_loss(hidden, table, target), naive_softmax(*given), hidden, table)
 

@@ -22,8 +22,8 @@ class Protocol:
     events before it validates, what came earlier teaches; so nothing is learned from the future. user_split: a share of the
     users teach nothing, and the last event of each is asked; as many others validate.
 
-    share: of the events (global_time) or users (user_split). seen: whether items of the history are "filtered" from what is
-    ranked, or "kept".
+    share: of the events (global_time) or users (user_split). seen: whether items of the history are "filtered", neither ranked
+    nor asked for, or "kept".
     """
 
     split: Name = "leave_one_out"

@@ -3,30 +3,66 @@
 All are means over the targets of all ranks, as in `losses.tokens`.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from selftaught.losses.tokens import mean_count
 
-_AT_ONCE = 1 << 26  # logits held at a time
+_LOGITS, _LOGITS_DEVICE = 1 << 20, 1 << 26  # held at a time: on a CPU they should stay near the cache
+_LEAST_ROWS = 64  # fewer would read a table of a million items more often than they compute with it
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """Sum over rows of -log softmax(hidden items')[target].
+
+    The gradient is made beside the loss, while a part's logits are there: a softmax costs as much as its gradient, and a loss
+    knows its own but for a factor. So there is neither an n x V matrix nor a second pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, items: Tensor, target: Tensor, backward: bool) -> Tensor:
+        room = _LOGITS if hidden.device.type == "cpu" else _LOGITS_DEVICE
+        rows = max(_LEAST_ROWS, room // len(items))
+        total = hidden.new_zeros(())
+        gradients = [torch.zeros_like(x) for x in (hidden, items)] if backward else []
+        for begin in range(0, len(hidden), rows):
+            part = slice(begin, begin + rows)
+            h, t = hidden[part], target[part, None]
+            logits = h @ items.T
+            own, top = logits.gather(1, t), logits.amax(1, keepdim=True)
+            weight = logits.sub_(top).exp_()
+            mass = weight.sum(1, keepdim=True)
+            total += (mass.log() + top - own).sum()
+            if backward:
+                weight /= mass
+                # Not p - 1, which cancels where the target is nearly certain: minus the sum of the other weights.
+                weight.scatter_(1, t, 0.0)
+                weight.scatter_(1, t, -weight.sum(1, keepdim=True))
+                torch.mm(weight, items, out=gradients[0][part])
+                gradients[1].addmm_(weight.T, h)
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden, items = ctx.saved_tensors
+        return grad * hidden, grad * items, None, None
 
 
 def softmax_loss(hidden: Float[Tensor, "n d"], table: Float[Tensor, "v d"], target: Int[Tensor, " n"]) -> Tensor:
-    """Mean of -log softmax(h E')[target] over all items. Logits are computed in parts, and again in the backward pass, so that
-    memory does not grow with n times the catalogue."""
-    rows = max(1, _AT_ONCE // len(table))
-    if len(hidden) <= rows:
-        return _summed(hidden, table, target) / mean_count(target)
-    parts = zip(hidden.split(rows), target.split(rows), strict=True)
-    total = torch.stack([checkpoint(_summed, h, table, t, use_reentrant=False) for h, t in parts])
-    return total.sum() / mean_count(target)
-
-
-def _summed(hidden: Tensor, table: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy((hidden @ table[1:-1].T).float(), target - 1, reduction="sum")
+    """Mean of -log softmax(h E')[target] over all items, in float32. Logits are held for some rows at a time, so memory does not
+    grow with n times the catalogue."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        hidden, items = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in (hidden, table[1:-1]))
+        backward = torch.is_grad_enabled() and (hidden.requires_grad or table.requires_grad)
+        total: Tensor = _SummedCrossEntropy.apply(hidden, items, target - 1, backward)
+    return total / mean_count(target)
 
 
 def sampled_softmax_loss(

@@ -37,8 +37,8 @@ Scores = Callable[[np.ndarray], Tensor]  # positions of cases [B] -> scores [B, 
 class Log:
     """A log in the ids of a catalogue, divided: what teaches, and the cases that are ranked."""
 
-    def __init__(self, source: EventSource, modality: EventModality, seed: int) -> None:
-        self.modality, self.items = modality, len(modality.items)
+    def __init__(self, source: EventSource, modality: EventModality, filtered: bool, seed: int) -> None:
+        self.modality, self.items, self.filtered = modality, len(modality.items), filtered
         self.source = known_items(source, modality)
         self.code = modality.ids(source.items)[source.item] - 1  # of each event; -1: unknown
         parts: Parts = parts_of(source, modality)
@@ -48,11 +48,11 @@ class Log:
         self.popularity = np.asarray(self.matrix(*self.train.T).sum(0), np.int64).ravel()
 
     def _some(self, cases: Cases, seed: int) -> Cases:
-        """At most _CASES of the cases, of those whose targets are in the catalogue."""
-        known = np.concatenate([[0], np.cumsum(self.code >= 0)])
-        there = np.flatnonzero(known[cases.end] - known[cases.stop] == cases.end - cases.stop)
-        chosen = np.sort(there[rng.permutation(len(there), seed, 7)[:_CASES]])
-        return Cases(*(x[chosen] for x in cases))
+        """At most _CASES of the cases, of those that ask for something that is in the catalogue."""
+        chosen = np.sort(rng.permutation(len(cases.user), seed, 7)[:_CASES])
+        some = Cases(*(x[chosen] for x in cases))
+        asks = np.array([len(target) > 0 for target in self.targets(some)], bool)
+        return Cases(*(x[asks] for x in some))
 
     def matrix(self, begin: np.ndarray, end: np.ndarray) -> csr_array:
         """Histories as counts float32 [n, V], each item once."""
@@ -66,8 +66,14 @@ class Log:
         return found
 
     def targets(self, cases: Cases) -> list[np.ndarray]:
-        """The items each case asks for, each once."""
-        return [np.unique(self.code[a:b]) for a, b in zip(cases.stop.tolist(), cases.end.tolist(), strict=True)]
+        """The items each case asks for, each once. Where seen ones are not ranked they are not asked for either: among the others
+        an item of the history would be found by being one."""
+        found = []
+        for begin, stop, end in zip(cases.begin.tolist(), cases.stop.tolist(), cases.end.tolist(), strict=True):
+            target = np.unique(self.code[stop:end])
+            target = target[target >= 0]
+            found.append(np.setdiff1d(target, self.code[begin:stop]) if self.filtered else target)
+        return found
 
 
 def encoder_scores(encoder: Any, log: Log, cases: Cases, device: torch.device) -> Scores:
@@ -169,7 +175,7 @@ def _result(found: dict[str, Ranking], log: Log, protocol: Protocol, seed: int) 
     empty = int((log.test.begin == log.test.stop).sum())
     return {
         "protocol": {**protocol.describe(), **cases, **({"without_history": empty} if empty else {})},
-        "rows": _rows(found, bool((log.test.end - log.test.stop == 1).all()), seed),
+        "rows": _rows(found, all(len(target) == 1 for target in log.targets(log.test)), seed),
         "differences": differences,
         "verdict": sentences,
         "lists": lists,
@@ -187,12 +193,12 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
             "--train and --against are not for event logs; the protocol says what teaches, baselines are built in"
         )
     protocol = from_json(Protocol, modality.protocol, "event")
-    log, where = Log(source, modality, seed), torch.device(pick_device(asked.device))
+    filtered = protocol.seen == "filtered"
+    log, where = Log(source, modality, filtered, seed), torch.device(pick_device(asked.device))
     for name, cases in (("test", log.test), ("choose the baselines' settings by", log.valid)):
         if not len(cases.user):
             raise UserError(f"'{data}' has no case to {name} under {protocol.split}; its users need more events")
     random = build(loaded.encoder.config.bare(), rng.fold(loaded.info.get("seed", 0)) >> 1)
-    filtered = protocol.seen == "filtered"
     found, left_out = dict[str, Ranking](), dict[str, str]()
     with Meter("rank", 1, quiet=quiet) as meter:
         done = 0
