@@ -19,7 +19,7 @@ from selftaught.evaluation.features import encode
 from selftaught.evaluation.probe import linear_probe
 from selftaught.modality.text import pairs as text_pairs
 from selftaught.pretext import available, find
-from selftaught.train import checkpoint, state
+from selftaught.train import checkpoint, distributed, state
 from selftaught.train.config import TrainConfig
 from selftaught.train.distributed import Ranks
 from selftaught.train.folder import RunFolder
@@ -125,7 +125,7 @@ def _rank(
             assert p.grad is not None
             torch.testing.assert_close(p.grad, whole[n], rtol=1e-4, atol=1e-6, msg=lambda m, n=n: f"{n}: {m}")
     finally:
-        torch.distributed.destroy_process_group()
+        distributed.leave()
 
 
 @pytest.mark.parametrize("name", TASKS)

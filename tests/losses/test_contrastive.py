@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from selftaught.losses import contrastive
 from selftaught.losses.contrastive import Contrast, info_nce, normalize, nt_xent
+from selftaught.train.distributed import leave
 
 TEMPERATURES = (1.0, 0.5, 0.1, 0.05, 0.01)
 
@@ -274,7 +275,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
     results = [torch.cat([x.flatten() for x in _mean_of_ranks(loss, [weight])]) for loss in losses]
     if rank == 0:
         np.save(Path(folder) / "results.npy", torch.stack(results).numpy())
-    dist.destroy_process_group()
+    leave()
 
 
 def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

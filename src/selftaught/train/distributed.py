@@ -1,12 +1,15 @@
 """Ranks under torchrun: nothing home-made, only the few calls that the loop needs."""
 
 import os
+import time
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+_PAUSE = 0.1  # seconds
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ def join(device: str) -> Ranks:
 def leave() -> None:
     """Leave the process group."""
     if dist.is_initialized():
+        # gloo's thread frees the last collective a moment after it is done and needs the interpreter's lock for it; destroying
+        # the group waits for that thread and holds the lock (seen with torch 2.13 where a rank left within milliseconds).
+        time.sleep(_PAUSE)
         dist.destroy_process_group()
 
 
