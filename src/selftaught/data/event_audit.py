@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from selftaught.data.events import EventSource
+from selftaught.data.ragged import inside
 
 _GAP = 1800.0  # seconds without an event that end a session
 _HISTORIES, _LENGTH = 100, 3  # users needed, and events of each, before a task can learn what comes next
@@ -68,8 +69,7 @@ class EventAudit:
 def audit_events(source: EventSource, other: EventSource | None) -> EventAudit:
     """Count what is there; other: a second log in which the same users are looked for."""
     lengths = source.lengths
-    row = np.repeat(np.arange(len(source)), lengths)
-    at = np.arange(len(row)) - np.repeat(lengths.cumsum() - lengths, lengths) + np.repeat(source.bounds[:, 0], lengths)
+    at, row = inside(source.bounds)
     item = source.item[at]
     count = np.sort(np.bincount(item, minlength=len(source.items)))[::-1]
     pairs = len(np.unique(row.astype(np.int64) * len(source.items) + item))
@@ -93,7 +93,7 @@ def audit_events(source: EventSource, other: EventSource | None) -> EventAudit:
         late=timed.get("late"),
         sessions=timed.get("sessions"),
         usable=int((lengths >= _LENGTH).sum()),
-        skipped_count=len(source.skipped),
+        skipped_count=source.left_out,
         skipped=[(s.name, s.reason) for s in source.skipped],
         shared=None if other is None else int(np.isin(source.hashes, other.hashes).sum()),
     )

@@ -17,6 +17,7 @@ from selftaught.data import event_files
 from selftaught.data.cache import discard, writing
 from selftaught.data.event_files import Columns, Part
 from selftaught.data.events import EventSource
+from selftaught.data.ragged import within
 from selftaught.data.source import Skipped, content_hash
 from selftaught.errors import UserError
 
@@ -157,7 +158,7 @@ def _hashes(names: Sequence[str], items: Sequence[str], bounds: np.ndarray, item
     """uint64 [N], of a user's id and events."""
     of_items = np.array([content_hash(x.encode()) for x in items], np.uint64)
     of_users = np.array([content_hash(x.encode()) for x in names], np.uint64)
-    nth = np.arange(len(item)) - np.repeat(bounds[:, 0], bounds[:, 1] - bounds[:, 0])
+    nth = within(bounds[:, 1] - bounds[:, 0])
     mixed = of_items[item] * (2 * nth.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
     if time is not None:
         mixed ^= time.view(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
@@ -298,7 +299,9 @@ def _checked(found: tuple[dict[str, Any], dict[str, Any]], max_bad: float, where
         rest = meta["bad"] - len(listed)
         listed += [Skipped(f"{rest} more rows", "counted, not listed")] if rest > 0 else []
     names, items = arrays.pop("names"), arrays.pop("items")
-    return EventSource(names, items, arrays.pop("bounds"), arrays.pop("item"), skipped=listed, **arrays)
+    return EventSource(
+        names, items, arrays.pop("bounds"), arrays.pop("item"), skipped=listed, left_out=meta["bad"], **arrays
+    )
 
 
 def _first(bad: Sequence[Skipped]) -> str:

@@ -16,7 +16,7 @@ class EventSource(Source):
     names: raw ids of the users. items: raw ids of the items; an item's code is its position there, its id that plus 1.
     bounds: int64 [N, 2], where each user's events lie in the arrays. item: int32 [E], codes. time: float64 [E], seconds since
     1970 or the log's own numbers, or None. rating: float32 [E] or None. limit: of a history, the last so many events are
-    fetched; None: all. lengths: int64 [N].
+    fetched; None: all. lengths: int64 [N]. left_out: bad rows of the file, of which `skipped` lists the first.
     """
 
     kind = "event"
@@ -32,13 +32,14 @@ class EventSource(Source):
         time: np.ndarray | None = None,
         rating: np.ndarray | None = None,
         skipped: list[Skipped] | None = None,
+        left_out: int = 0,
         limit: int | None = None,
         ids: np.ndarray | None = None,
         asked: np.ndarray | None = None,
     ) -> None:
         self.names, self.items, self.bounds, self.item = names, items, bounds, item
         self.hashes, self.time, self.rating, self.skipped = hashes, time, rating, [] if skipped is None else skipped
-        self.labels, self.classes = None, []
+        self.labels, self.classes, self.left_out = None, [], left_out
         self.limit, self._ids, self._asked = limit, ids, asked
         self.lengths = bounds[:, 1] - bounds[:, 0]
 
@@ -94,6 +95,7 @@ class EventSource(Source):
             time=self.time,
             rating=self.rating,
             skipped=self.skipped,
+            left_out=self.left_out,
             limit=self.limit,
             ids=self._ids,
             asked=None if self._asked is None else self._asked[users],

@@ -8,6 +8,7 @@ import torch
 
 from selftaught import rng
 from selftaught.data.events import EventSource
+from selftaught.data.ragged import inside
 from selftaught.data.source import content_hash
 from selftaught.errors import UserError
 
@@ -100,10 +101,7 @@ def _by_time(source: EventSource, share: float) -> Parts:
             "protocol global_time needs times, and this log has none; name time=COLUMN or use leave_one_out"
         )
     begin, end = source.bounds.T
-    inside = np.zeros(len(source.time) + 1, np.int64)
-    np.add.at(inside, begin, 1)
-    np.add.at(inside, end, -1)
-    first, second = np.quantile(source.time[np.cumsum(inside)[:-1] > 0], [1 - 2 * share, 1 - share])
+    first, second = np.quantile(source.time[inside(source.bounds)[0]], [1 - 2 * share, 1 - share])
     # How many of each user's events, which are sorted, lie before an instant.
     middle, last = (begin + _before(source, instant) for instant in (first, second))
     everyone = np.arange(len(source))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from selftaught.data.cache import discard, writing
+from selftaught.data.ragged import within
 from selftaught.data.source import Skipped, Source
 from selftaught.data.texts import TextSource
 from selftaught.modality.text.tokenizer import Tokenizer
@@ -88,7 +89,7 @@ class TokenSource(Source):
         lengths = np.maximum(self.lengths[index] - overlap, 0)
         counts = np.maximum(1, -(-lengths // self._limit))
         owner = np.repeat(np.arange(len(index)), counts)
-        nth = np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
+        nth = within(counts)
         ends = [nth * lengths[owner] // counts[owner], (nth + 1) * lengths[owner] // counts[owner]]
         bounds = self._bounds[index][owner, :1] + np.stack(ends, 1) + np.array([0, overlap])
         bounds = np.minimum(bounds, self._bounds[index][owner, 1:])
@@ -111,7 +112,7 @@ class TokenSource(Source):
         begins = np.maximum(1, self.lengths[index] - self._limit)
         counts = -(-begins // self._limit)
         owner = np.repeat(np.arange(len(index)), counts)
-        nth = np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
+        nth = within(counts)
         first, last = nth * begins[owner] // counts[owner], (nth + 1) * begins[owner] // counts[owner]
         stops = np.minimum(last + self._limit, self.lengths[index][owner])
         bounds = self._bounds[index][owner, :1] + np.stack([first, stops], 1)

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 
 from selftaught import rng
+from selftaught.data.ragged import within
 
 LARGEST = 20_000
 """Items up to which EASE and ItemKNN are computed: a matrix of items by items takes 1.6 GB then."""
@@ -46,8 +48,6 @@ class Random(Recommender):
         return self
 
     def scores(self, histories: csr_array) -> np.ndarray:
-        import torch
-
         key = torch.from_numpy((histories @ np.arange(1.0, histories.shape[1] + 1)).astype(np.int64))
         return rng.uniform(rng.fold(self.seed, 11), key, histories.shape[1]).numpy()
 
@@ -69,7 +69,7 @@ class ItemKNN(Recommender):
         together.data = (together.data / (norm[row] * norm[together.indices] + self.shrink)).astype(np.float32)
         # The nearest of each row: rows are sorted by value, and what comes later than `neighbours` is dropped.
         order = np.lexsort((together.indices, -together.data, row))
-        nth = np.arange(len(order)) - np.repeat(together.indptr[:-1], np.diff(together.indptr))
+        nth = within(np.diff(together.indptr))
         kept = order[nth < self.neighbours]
         self.near = csr_array((together.data[kept], (row[kept], together.indices[kept])), shape=together.shape)
         return self

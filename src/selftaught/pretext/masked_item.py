@@ -44,9 +44,7 @@ class MaskedItem(Pretext):
     needs = frozenset({"bidirectional_items"})
     wants = frozenset({"histories"})
     collapses = False
-    splits_batch = (
-        False  # the mean is over the hidden events of a step, and micro-batches hold different numbers of them
-    )
+    splits_batch = False  # the mean is over the hidden events, and micro-batches hold different numbers of them
 
     def __init__(self, encoder: Encoder, modality: EventModality, config: Config) -> None:
         super().__init__(encoder, modality, config)

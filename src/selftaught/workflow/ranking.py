@@ -13,6 +13,7 @@ from selftaught import bundle, disk, rng
 from selftaught.batch import Batch
 from selftaught.data.events import EventSource
 from selftaught.data.protocols import Cases, Parts, Protocol
+from selftaught.data.ragged import inside
 from selftaught.encoders import build
 from selftaught.errors import UserError
 from selftaught.evaluation import recommenders
@@ -56,9 +57,7 @@ class Log:
 
     def matrix(self, begin: np.ndarray, end: np.ndarray) -> csr_array:
         """Histories as counts float32 [n, V], each item once."""
-        lengths = end - begin
-        row = np.repeat(np.arange(len(begin)), lengths)
-        at = np.arange(len(row)) - np.repeat(lengths.cumsum() - lengths, lengths) + np.repeat(begin, lengths)
+        at, row = inside(np.stack([begin, end], 1))
         code = self.code[at]
         row, code = row[code >= 0], code[code >= 0]
         found = csr_array((np.ones(len(row), np.float32), (row, code)), shape=(len(begin), self.items))
@@ -206,7 +205,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
         def more(n: int) -> None:
             nonlocal done
             done += n
-            meter.total = max(meter.total, done, len(log.test.user) * 7)
+            meter.total = max(meter.total, done, len(log.test.user) * (4 + len(recommenders.GRIDS)))
             meter.update(done)
 
         for name, encoder in (("pretrained", loaded.encoder), ("random_init", random)):

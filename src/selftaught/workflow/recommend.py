@@ -1,22 +1,20 @@
 """recommend: what comes next for users of a log, or after items that are named; in the log's own ids."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from selftaught import bundle, disk
+from selftaught import bundle
 from selftaught.batch import Batch, Tokens
 from selftaught.data.events import EventSource
 from selftaught.errors import UserError, unknown
 from selftaught.modality.event import EventModality
 from selftaught.train.progress import Meter
+from selftaught.workflow.columns import check_out, write_columns
 from selftaught.workflow.kinds.events import known_items
 from selftaught.workflow.prepare import open_source, pick_device, positive
 
@@ -117,10 +115,8 @@ def _parts(inputs: dict[str, Tensor], rows: int) -> list[dict[str, Tensor]]:
 
 def recommend(run: Path, data: Any, wanted: Wanted, out: Path | None, device: str, quiet: bool) -> list[dict[str, Any]]:
     """Rows (user, rank, item, score, because) for each user that was asked for; written to `out` where it is named."""
-    if out is not None and out.suffix not in (".csv", ".parquet"):
-        raise UserError(f"'{out}' must end in .csv or .parquet")
-    if out is not None and out.exists():
-        raise UserError(f"'{out}' exists; name another file with --out, or remove it")
+    if out is not None:
+        check_out(out)
     model = Recommender(run, device)
     if wanted.like is not None:
         rows = [_row("", r, i, v, model) for r, (i, v) in enumerate(zip(*model.like(wanted.like, wanted.k)), 1)]
@@ -133,7 +129,7 @@ def recommend(run: Path, data: Any, wanted: Wanted, out: Path | None, device: st
             raise UserError("name a log whose users are served, or a history with --items ID ..., or --like ID")
         rows = _of_users(model, open_source(data, None, quiet), wanted, quiet)
     if out is not None:
-        _write(out, rows)
+        write_columns(out, {name: [row[name] for row in rows] for name in rows[0]} if rows else {})
     return rows
 
 
@@ -177,16 +173,3 @@ def _row(
     if because is not None:
         row["because"] = ", ".join(f"{model.modality.items[i]} ({fall:+.2f})" for i, fall in because)
     return row
-
-
-def _write(out: Path, rows: list[dict[str, Any]]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
-    with disk.replacing(out) as temporary:
-        if out.suffix == ".parquet":
-            pq.write_table(pa.table(columns), temporary)
-        else:
-            with temporary.open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.writer(stream)
-                writer.writerow(columns)
-                writer.writerows(zip(*columns.values(), strict=True))

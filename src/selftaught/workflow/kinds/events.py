@@ -9,6 +9,7 @@ from selftaught.batch import Seen, Shown
 from selftaught.data.event_audit import audit_events, event_offers
 from selftaught.data.events import EventSource
 from selftaught.data.protocols import Parts, Protocol, split
+from selftaught.data.ragged import within
 from selftaught.data.source import Source
 from selftaught.encoders import EncoderConfig
 from selftaught.encoders.sequences import SIZES
@@ -129,7 +130,7 @@ def pieces(bounds: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     targets = np.maximum(0, bounds[:, 1] - bounds[:, 0] - 1)
     counts = -(-targets // size)
     owner = np.repeat(np.arange(len(bounds)), counts)
-    nth = np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
+    nth = within(counts)
     begin = bounds[owner, 0] + nth * targets[owner] // counts[owner]
     end = bounds[owner, 0] + (nth + 1) * targets[owner] // counts[owner] + 1
     return np.stack([begin, end], 1), owner
