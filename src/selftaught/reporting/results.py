@@ -9,6 +9,7 @@ from typing import Any
 PRETRAINED, RANDOM, RAW, UNIGRAM = "pretrained", "random_init", "raw", "unigram"
 BASELINES = (RANDOM, RAW, UNIGRAM)
 _NAMES = {RANDOM: "random init", RAW: "raw input", UNIGRAM: "token frequency"}
+_NAMES |= {"itemknn": "ItemKNN", "ease": "EASE", "svd": "PureSVD"}
 _MEASURES = {"linear_probe": "Linear probe", "knn": "k-NN"}
 _METRICS = {"nmi": "NMI", "ari": "ARI", "map": "mAP", "bleu": "BLEU", "chrf": "chrF", "ndcg@10": "nDCG@10"}
 _METRICS |= {

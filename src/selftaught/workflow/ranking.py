@@ -31,7 +31,7 @@ _AT_ONCE = 1 << 25  # scores held at a time
 _CASES = 20_000  # at most so many are ranked: an interval over more is narrow enough
 _CUTS = (5, 10, 20)
 _CHOSEN_BY = "ndcg@10"
-_TITLES = {"random_init": "random initialisation"}
+_TITLES = {"random_init": "random initialisation", "itemknn": "ItemKNN", "ease": "EASE", "svd": "PureSVD"}
 Scores = Callable[[np.ndarray], Tensor]  # positions of cases [B] -> scores [B, V]
 
 
