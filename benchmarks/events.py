@@ -5,6 +5,8 @@
 Settings, of baselines and ours, are chosen on validation cases; test cases are ranked once. Every (task, seed) is a run
 folder below --out; a second call takes up what an interrupted one left. A row's interval covers test cases; that of several
 seeds joins it with the spread between them. Baselines do not depend on the seed, but "random" does.
+
+--validation ranks the validation cases of each run instead, and nothing else: what settings are chosen by.
 """
 
 import argparse
@@ -13,6 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import selftaught
+import torch
+from selftaught import bundle
+from selftaught.data import open_data
+from selftaught.evaluation.similarity import interval
+from selftaught.workflow.ranking import Log, encoder_scores, ranked
 from translate import joined
 
 METRICS = ("hr@10", "ndcg@10", "mrr")
@@ -21,15 +28,33 @@ METRICS = ("hr@10", "ndcg@10", "mrr")
 def one_run(task: str, seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of one run, from its folder where it is done already."""
     run = arguments.out / f"{task}-{seed}"
-    if not (run / "ranking.json").is_file():
+    if not (run / "summary.json").is_file():
         options = {"pretext": task, "steps": arguments.steps, "lr": arguments.lr, "size": arguments.size}
         selftaught.pretrain(arguments.data, seed=seed, out=run, set=arguments.set, **options)
+    if arguments.validation:
+        return validated(run, task, seed, arguments.data)
+    if not (run / "ranking.json").is_file():
         selftaught.evaluate(run, arguments.data, seed=seed, quiet=True)
     found = json.loads((run / "ranking.json").read_text())
     seconds = json.loads((run / "summary.json").read_text())["seconds"]
     name = {"pretrained": task, "random_init": f"{task}, random initialisation"}
     rows = [r for r in found["rows"] if r["metric"] in METRICS]
     return [{**r, "features": name.get(r["features"], r["features"]), "seed": seed, "seconds": seconds} for r in rows]
+
+
+def validated(run: Path, task: str, seed: int, data: str) -> list[dict[str, Any]]:
+    """Rows of a run by its validation cases."""
+    loaded = bundle.load(run)
+    filtered = loaded.modality.protocol["seen"] == "filtered"
+    log = Log(open_data(data), loaded.modality, filtered, seed)
+    scores = encoder_scores(loaded.encoder, log, log.valid, torch.device("cpu"))
+    ranking = ranked(scores, log, log.valid, filtered, lambda n: None)
+    rows = []
+    for metric, (value, resampled) in ranking.figures(seed).items():
+        if metric in METRICS:
+            _, low, high = interval(value, resampled)
+            rows.append({"features": task, "metric": metric, "value": value, "low": low, "high": high, "seed": seed})
+    return rows
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -63,6 +88,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=50, help="events of a history")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--set", action="append", default=[], help="a setting of pretraining, KEY=VALUE")
+    parser.add_argument("--validation", action="store_true", help="rank validation cases, and those alone")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
