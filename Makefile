@@ -47,7 +47,10 @@ bench-peers: $(PEERS)/.ready
 
 $(PEERS)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vision-fast,text]' 'lightly==1.6.0'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vision-fast,text]' 'lightly==1.6.0' \
+		pandas texttable tensorboard colorlog colorama tqdm
+	@# Its models alone are measured, and its pins (ray below 2.7, colorlog 4.7) would not go with Python 3.12 or with the rest.
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'recbole==1.2.1'
 	@touch $@
 
 clean:

@@ -14,8 +14,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import selftaught
 import torch
+
+import selftaught
 from selftaught import bundle
 from selftaught.data import open_data
 from selftaught.evaluation.similarity import interval

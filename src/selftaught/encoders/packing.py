@@ -57,7 +57,7 @@ class Packing(NamedTuple):
 
     def pack(self, rows: Tensor) -> Tensor:
         """[B, L, ...] to [T, ...]."""
-        return rows.flatten(0, 1).index_select(0, self.flat)
+        return _packed(rows, self.flat)
 
     def spread(self, packed: Tensor) -> Tensor:
         """[T, ...] to [B, L, ...], zero where there is no token."""
@@ -84,7 +84,14 @@ def _rows(valid: Tensor, of: Tensor, length: int) -> Rows:
     return Rows(of, part, part.flatten().nonzero()[:, 0])
 
 
+def _packed(rows: Tensor, flat: Tensor) -> Tensor:
+    found = rows.flatten(0, 1)
+    return found if len(flat) == len(found) else found.index_select(0, flat)  # without padding all lies as it is
+
+
 def _spread(packed: Tensor, flat: Tensor, valid: Tensor) -> Tensor:
+    if len(flat) == valid.numel():
+        return packed.unflatten(0, valid.shape)
     out = packed.new_zeros(valid.numel(), *packed.shape[1:])
     return out.index_copy(0, flat, packed).unflatten(0, valid.shape)
 
@@ -141,5 +148,5 @@ def attend(
         if mask is not None and attention_mask is not None:
             mask = attention_mask[group.of, :, : q.shape[2], : q.shape[2]]
         out = _attention(q, k, v, mask, dropout, causal, scaling)
-        found.append(out.transpose(1, 2).flatten(0, 1).index_select(0, group.flat))
+        found.append(_packed(out.transpose(1, 2), group.flat))
     return torch.cat(found)[None], None

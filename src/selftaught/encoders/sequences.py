@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from selftaught.batch import Encoded, Tokens
 from selftaught.encoders.base import Encoder, EncoderConfig
+from selftaught.encoders.packing import Packing, attend
 from selftaught.errors import UserError
 
 _SHAPES = {"small": {"width": 64, "layers": 2, "heads": 2}, "base": {"width": 256, "layers": 2, "heads": 4}}
@@ -24,7 +25,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float, causal: bool) -> None:
         super().__init__()
-        self.heads, self.rate, self.causal = heads, dropout, causal
+        self.heads, self.rate, self.is_causal = heads, dropout, causal
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         inner = width if causal else 4 * width
@@ -32,19 +33,18 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, inner), act, nn.Dropout(dropout), nn.Linear(inner, width))
         self.dropout = nn.Dropout(dropout)
 
-    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """What each event finds among those it sees."""
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        rate = self.rate if self.training else 0.0
-        found = F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=self.causal)
-        return self.dropout(self.out(found.transpose(1, 2).flatten(2)))
+    def attend(self, x: Tensor, packing: Packing) -> Tensor:
+        """What each event finds among those of its history that it sees."""
+        q, k, v = self.qkv(x).unflatten(1, (3, 1, self.heads, -1)).permute(1, 2, 3, 0, 4)
+        found, _ = attend(self, q, k, v, None, self.rate if self.training else 0.0, packing=packing)
+        return self.dropout(self.out(found[0].flatten(1)))
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x [B, L, D]; mask bool [B, 1, 1, L], which events there are; None where each sees only what lies before it."""
-        if self.causal:
-            x = x + self.attend(self.norm(x), mask)
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """Packed events [T, D], as they lie in their rows."""
+        if self.is_causal:
+            x = x + self.attend(self.norm(x), packing)
             return x + self.dropout(self.mlp(self.mlp_norm(x)))
-        x = self.norm(x + self.attend(x, mask))
+        x = self.norm(x + self.attend(x, packing))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
@@ -67,21 +67,20 @@ class Network(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def forward(self, ids: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
-        """States [B, L, D] of events, ids and valid [B, L], at the given positions."""
+    def forward(self, ids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
+        """States [T, D] of packed events, ids and positions [T]."""
         x = self.enter(self.dropout(self.items(ids) * self.scale + self.positions(positions)))
-        # Behind the end of a history nothing is, so events that look back need no mask; no softmax may be over nothing.
-        there = valid | (torch.arange(ids.shape[1], device=ids.device) == 0)
         for layer in self.layers:
-            x = layer(x, None if self.causal else there[:, None, None, :])
-        return self.leave(x) * valid[:, :, None].to(x.dtype)
+            x = layer(x, packing)
+        return self.leave(x)
 
 
 class SequenceEncoder(Encoder):
     """Histories `Tokens` -> Encoded. pooled is the state of the last event (SASRec), the mean (BERT4Rec); zero of no event.
 
-    Rows are padded on their right, but positions are counted so that the last event of a row always has the last one, as with
-    the padding on the left of the papers: how long ago an event was says more than how early it came.
+    Events are packed, so padding costs nothing. Rows are padded on their right, but positions are counted so that the last event
+    of a row always has the last one, as with the padding on the left of the papers: how long ago an event was says more than
+    how early it came.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -112,7 +111,8 @@ class SequenceEncoder(Encoder):
         length = valid.sum(1, keepdim=True)
         at = torch.arange(ids.shape[1], device=ids.device)
         position = (self.config.size - length + at).clamp_max(self.config.size - 1)
-        x = self.model(ids, position, valid)
+        packing = Packing.of(valid)
+        x = packing.spread(self.model(packing.pack(ids), packing.pack(position), packing))
         if self.causal:
             end = (length - 1).clamp_min(0)[:, :, None].expand(-1, -1, self.width)
             pooled = x.gather(1, end)[:, 0] if ids.shape[1] else x.sum(1)
