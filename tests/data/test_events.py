@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selftaught.data import open_data
+from selftaught.data import csv_blocks, open_data
 from selftaught.data.event_audit import audit_events
 from selftaught.data.event_files import find_columns, is_log
-from selftaught.data.event_log import times
+from selftaught.data.event_log import in_seconds, times
 from selftaught.data.events import EventSource
 from selftaught.data.opening import is_events
 from selftaught.errors import UserError
@@ -105,9 +105,9 @@ def test_columns_are_named_after_the_path(tmp_path: Path) -> None:
     source = opened(f"{path}?user=who&item=what&time=when")
     assert histories(source) == EXPECTED
     assert source.rating is not None, "stars is a usual name"
-    with pytest.raises(UserError, match=r"no column 'whom' for user; it has who, what"):
+    with pytest.raises(UserError, match=r"unknown column of .* for user 'whom'; did you mean 'who'\?"):
         opened(f"{path}?user=whom&item=what")
-    with pytest.raises(UserError, match=r"add \?user=COLUMN&item=COLUMN; it has who, what"):
+    with pytest.raises(UserError, match=r"add \?user=who&item=COLUMN; it has who, what"):
         opened(f"{path}?user=who")
     with pytest.raises(UserError, match=r"'sort' after . is not known for a log"):
         opened(f"{path}?user=who&item=what&sort=yes")
@@ -176,11 +176,79 @@ def test_filters(tmp_path: Path) -> None:
     assert (sorted(core.names), list(core.items)) == (["a", "b", "c"], ["x", "y", "z"])
 
 
+def test_ids_of_every_sort(tmp_path: Path) -> None:
+    """Negative numbers are ids like others; numbers and words mixed are words, and 7 is not 07."""
+    source = opened(write(tmp_path / "a.csv", [("-1", "10", 1, 1), ("2", "-9", 1, 1), ("10", "2", 1, 1)]))
+    assert (list(source.names), list(source.items)) == (["-1", "2", "10"], ["-9", "2", "10"])
+    source = opened(write(tmp_path / "b.csv", [("-1", "7", 1, 1), ("b", "07", 1, 1), ("10", "x 1", 1, 1)]))
+    assert (list(source.names), list(source.items)) == (["-1", "10", "b"], ["07", "7", "x 1"])
+
+
 def test_times(tmp_path: Path) -> None:
-    found = times(pa.array(["2020-01-01", "2020-01-01T00:00:00Z", " 1577836800", "soon", None]))
+    found, counted = times(pa.array(["2020-01-01", "2020-01-01T00:00:00Z", " 1577836800", "soon", None]))
     assert found[:3].tolist() == [1577836800.0] * 3
     assert np.isnan(found[3:]).all()
-    assert times(pa.array(["1577836800000"])).tolist() == [1577836800.0]
+    assert counted.tolist() == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("factor", [1, 10**3, 10**6, 10**9])
+def test_the_unit_of_times_is_that_of_the_file(factor: int) -> None:
+    """Dates beside numbers are seconds whatever the unit, and a single wrong number changes nothing of the others."""
+    time = np.array([1577836800.0 * factor, 1577836801.0 * factor, 1e18, 1577836800.0])
+    found = in_seconds(time, np.array([True, True, True, False]))
+    assert found[[0, 1, 3]].tolist() == [1577836800.0, 1577836801.0, 1577836800.0]
+
+
+def test_a_quote_that_is_not_closed_costs_its_own_row_alone(tmp_path: Path) -> None:
+    """Nor does one that is closed by a later row's quote, wherever blocks end."""
+    lines = [f"u{i % 50},i{i % 30},{i},3" for i in range(1000)]
+    lines[100] = 'u1,"i2,100,3'
+    lines[300] = 'u1,"i3",300,3'
+    lines[301] = '"u2",i4,301,"3'
+    lines[500] = 'u1,i5 5" wide,500,3'
+    for block in (1 << 23, 1000, 100):
+        path = tmp_path / f"{block}.csv"
+        path.write_text("user,item,time,rating\n" + "\n".join(lines) + "\n")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(csv_blocks, "BLOCK", block)
+            source = opened(path)
+        assert int(source.lengths.sum()) == 998
+        assert [(s.name, s.reason) for s in source.skipped] == [
+            ("row 102", "a quote that is not closed"),
+            ("row 303", "a quote that is not closed"),
+        ]
+        assert 'i5 5" wide' in source.items
+
+
+def test_a_row_may_go_on_over_several_lines(tmp_path: Path) -> None:
+    rows = [f'u{i % 5},i{i % 7},{i},"good,\n\nthe ""best"" of\n {i}"' for i in range(100)]
+    for block in (1 << 23, 500, 50):
+        path = tmp_path / f"{block}.csv"
+        path.write_text("user,item,time,words\n" + "\n".join(rows) + "\n")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(csv_blocks, "BLOCK", block)
+            source = opened(path)
+        assert (int(source.lengths.sum()), source.left_out) == (100, 0)
+
+
+def test_an_endless_line_is_one_bad_row(tmp_path: Path) -> None:
+    lines = [f"u{i % 5},i{i % 7},{i}" for i in range(300)]
+    lines[150] = "u1," + "x" * 5000
+    path = tmp_path / "a.csv"
+    path.write_text("user,item,time\n" + "\n".join(lines) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_blocks, "BLOCK", 1000)
+        source = opened(path)
+    assert (int(source.lengths.sum()), source.left_out) == (299, 1)
+    assert source.skipped[0].name == "row 152"
+
+
+def test_the_nearest_columns_are_offered(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", names="usr_id,itm,time,rating")
+    with pytest.raises(UserError, match=r"add \?user=usr_id&item=itm; it has usr_id, itm, time, rating"):
+        opened(f"{path}?user=usr_id")
+    with pytest.raises(UserError, match=r"unknown column of .*a.csv for user 'usr'; did you mean 'usr_id'"):
+        opened(f"{path}?user=usr&item=itm")
 
 
 def test_the_cache_gives_the_same_and_is_made_anew_where_it_is_damaged(tmp_path: Path) -> None:

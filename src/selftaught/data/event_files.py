@@ -1,5 +1,7 @@
 """Event logs in files, read in parts: CSV, TSV, JSON lines, Parquet, RecBole's .inter, and lines `user item item ...`."""
 
+import csv
+import difflib
 import itertools
 import json
 import re
@@ -8,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from selftaught.data.csv_blocks import read_blocks
 from selftaught.data.listing import why
-from selftaught.errors import UserError
+from selftaught.errors import UserError, unknown
 
 TABLES = frozenset({".csv", ".tsv", ".inter", ".jsonl", ".parquet"})
 SUFFIXES = TABLES | {".txt"}
@@ -26,6 +28,7 @@ USUAL = {
 }
 """Names of columns, as `_plain` writes them, in the order of preference."""
 _ROWS = 1 << 18
+_NEAR = 0.6  # how alike names must be for one to be offered in place of the other
 _LINE = re.compile(rb"\s*\S+(\s+\S+)+\s*")
 
 
@@ -75,7 +78,12 @@ def header(path: Path) -> list[str]:
         except ValueError:
             return []
         return list(first) if isinstance(first, dict) else []
-    return [name.strip().strip('"') for name in text.split(_separator(path))]
+    if path.suffix.lower() == ".inter":
+        return text.split("\t")
+    try:
+        return [name.strip() for name in next(csv.reader([text], delimiter=_separator(path)), [])]
+    except csv.Error:
+        return []
 
 
 def _separator(path: Path) -> str:
@@ -97,7 +105,7 @@ def find_columns(path: Path, given: dict[str, str]) -> Columns | None:
     for role, usual in USUAL.items():
         if role in given:
             if given[role] not in names:
-                raise UserError(f"{path} has no column '{given[role]}' for {role}; it has {', '.join(names[:20])}")
+                raise unknown(f"column of {path} for {role}", given[role], names)
             found[role] = given[role]
         else:
             by_name = {_plain(name): name for name in reversed(names) if name not in given.values()}
@@ -105,6 +113,21 @@ def find_columns(path: Path, given: dict[str, str]) -> Columns | None:
     if found["user"] is None or found["item"] is None or found["user"] == found["item"]:
         return None
     return Columns(found["user"], found["item"], found["time"], found["rating"])
+
+
+def nearest_columns(path: Path, given: dict[str, str]) -> str:
+    """What may be meant where users or items have no column by a usual name: user=COLUMN&item=COLUMN by the nearest names."""
+    names, said = header(path), []
+    for role in ("user", "item"):
+        plain = {_plain(name): name for name in reversed(names) if name not in given.values()}
+        scored = [
+            (difflib.SequenceMatcher(None, name, usual).ratio(), name)
+            for name in plain
+            for usual in USUAL[role].split()
+        ]
+        best = max(scored, default=(0.0, ""))
+        said.append(f"{role}={given.get(role) or (plain[best[1]] if best[0] > _NEAR else 'COLUMN')}")
+    return "&".join(said)
 
 
 def is_sequences(path: Path) -> bool:
@@ -154,29 +177,13 @@ def read(path: Path, columns: Columns | None) -> Iterator[Part]:
 
 
 def _separated(path: Path, columns: Columns) -> Iterator[Part]:
-    broken: list[tuple[int, str]] = []
-
-    def handle(row: pacsv.InvalidRow) -> str:
-        broken.append((row.number or 0, f"{row.actual_columns} columns in place of {row.expected_columns}"))
-        return "skip"
-
-    names = [name for name in vars(columns).values() if name is not None]
-    reader = pacsv.open_csv(
-        path,
-        # One thread: only then are the rows that cannot be cut told by number.
-        read_options=pacsv.ReadOptions(use_threads=False, block_size=1 << 23),
-        parse_options=pacsv.ParseOptions(delimiter=_separator(path), invalid_row_handler=handle),
-        convert_options=pacsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.binary()), include_columns=names, strings_can_be_null=False
-        ),
-    )
+    wanted = [name for name in vars(columns).values() if name is not None]
     at = 2  # row 1 is the header
-    for batch in reader:
-        now, broken[:] = list(broken), []
-        yield _part({name: batch.column(name) for name in names}, columns, at, now)
-        at += len(batch) + len(now)
-    if broken:
-        yield _part(dict.fromkeys(names, pa.array([], pa.binary())), columns, at, list(broken))
+    quotes = path.suffix.lower() != ".inter"
+    for rows, broken in read_blocks(path, header(path), wanted, _separator(path), quotes):
+        found = {name: rows.column(name) for name in wanted}
+        yield _part(found, columns, at, [(at + place, why) for place, why in broken])
+        at += len(rows) + len(broken)
 
 
 def _part(found: dict[str, pa.Array], columns: Columns, first: int, broken: list[tuple[int, str]]) -> Part:

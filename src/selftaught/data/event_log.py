@@ -21,7 +21,7 @@ from selftaught.data.ragged import within
 from selftaught.data.source import Skipped, content_hash
 from selftaught.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 _LISTED = 20  # bad rows that are listed; the others are counted
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
@@ -59,6 +59,7 @@ class _Growing:
     items: dict[str, int]
     columns: list[tuple[np.ndarray, ...]]
     bad: list[Skipped]
+    counted: list[np.ndarray]
     rows: int = 0
     bad_rows: int = 0
 
@@ -66,12 +67,12 @@ class _Growing:
         """Add the usable rows of a part; count and list the others."""
         n = len(part.user)
         reason = np.full(n, "", dtype="<U40")
-        time = rating = None
+        time = counted = rating = None
         for column, what in ((part.user, "user"), (part.item, "item")):
             empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0).fill_null(True)
             reason[empty.to_numpy(zero_copy_only=False)] = f"no {what}, or no valid text"
         if part.time is not None:
-            time = times(part.time)
+            time, counted = times(part.time)
             reason[(reason == "") & ~np.isfinite(time)] = "time that cannot be read"
         if part.rating is not None:
             rating = numbers(part.rating)
@@ -84,6 +85,8 @@ class _Growing:
         codes = [_codes(c.take(pa.array(good)), seen) for c, seen in ((part.user, self.users), (part.item, self.items))]
         more = [x[good] for x in (time, None if rating is None else rating.astype(np.float32)) if x is not None]
         self.columns.append((*codes, *more))
+        if counted is not None:
+            self.counted.append(counted[good])
 
 
 def _codes(column: pa.Array, seen: dict[str, int]) -> np.ndarray:
@@ -102,16 +105,22 @@ def numbers(column: pa.Array) -> np.ndarray:
     return kept.cast(pa.float64()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
 
 
-def times(column: pa.Array) -> np.ndarray:
-    """Seconds float64 of numbers (seconds, or milli- or microseconds since 1970 where they are that large) and of ISO 8601
-    dates; NaN for anything else."""
-    found = numbers(column)
-    size = np.nanmax(np.abs(found), initial=0)
-    found = found / (1e6 if size > 1e14 else 1e3 if size > 1e11 else 1.0)
-    other = np.flatnonzero(np.isnan(found))
-    if len(other):
-        found[other] = [_iso(text) for text in column.take(pa.array(other)).to_pylist()]
-    return found
+def times(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """float64: numbers as they are, and the seconds since 1970 of ISO 8601 dates; NaN for anything else. And which are numbers,
+    bool."""
+    found = numbers(column).copy()
+    counted = ~np.isnan(found)
+    other = np.flatnonzero(~counted)
+    found[other] = [_iso(text) for text in column.take(pa.array(other)).to_pylist()]
+    return found, counted
+
+
+def in_seconds(time: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Times of a whole file: its numbers are seconds, or milli-, micro- or nanoseconds since 1970 where they are so large; their
+    median says which, so no single wrong one does."""
+    size = float(np.median(np.abs(time[counted]))) if counted.any() else 0.0
+    unit = next((unit for least, unit in ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3)) if size > least), 1.0)
+    return time if unit == 1.0 else np.where(counted, time / unit, time)
 
 
 def _iso(text: str | None) -> float:
@@ -176,7 +185,8 @@ def _sorted(growing: _Growing, columns: Columns | None, chosen: Filter, where: s
     growing.columns.clear()
     (users, user_place), (items, item_place) = _ranked(list(growing.users)), _ranked(list(growing.items))
     user, item = user_place[arrays[0]], item_place[arrays[1]]
-    time, rating = (arrays[2] if has_time else None), (arrays[-1] if has_rating else None)
+    time = in_seconds(arrays[2], np.concatenate(growing.counted)) if has_time else None
+    rating = arrays[-1] if has_rating else None
     if chosen.least is not None:
         if rating is None:
             raise UserError(
@@ -233,7 +243,8 @@ def open_events(
     if columns is None and path.suffix.lower() != ".txt":
         has = ", ".join(event_files.header(path)[:20])
         raise UserError(
-            f"{path} has no column of users or of items by a usual name; add ?user=COLUMN&item=COLUMN; it has {has}"
+            f"{path} has no column of users or of items by a usual name; "
+            f"add ?{event_files.nearest_columns(path, given)}; it has {has}"
         )
     status = path.stat()
     stamp = json.dumps(
@@ -243,7 +254,7 @@ def open_events(
     if cache is not None and (found := _opened(cache / key)) is not None:
         say(f"using prepared events {cache / key}")
         return _checked(found, max_bad, str(path), say)
-    growing = _Growing({}, {}, [], [])
+    growing = _Growing({}, {}, [], [], [])
     for part in event_files.read(path, columns):
         growing.add(part)
         progress(min(growing.rows, 1 << 62), max(growing.rows, 1))

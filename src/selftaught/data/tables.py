@@ -75,7 +75,8 @@ def _path_column(columns: list[str], wanted: str | None, table: Path) -> str:
     if found is None:
         raise UserError(
             f"{table} has no column called {', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}"
-            f"{_nearest(PATH_COLUMNS, columns)}; its columns: {_shown(columns)}; name one: {table.name}?path=COLUMN"
+            f"{_nearest(PATH_COLUMNS, columns)}; its columns: {_shown(columns)}; name one: {table.name}?path=COLUMN of "
+            "pictures, ?text=COLUMN of texts, or ?user=COLUMN&item=COLUMN of a log of events"
         )
     return found
 
