@@ -194,7 +194,7 @@ def test_it_beats_random_initialisation(name: str, tmp_path: Path) -> None:
     data = data_of(name)
     budget: dict[str, Any] = {"steps": 150, "batch": 128, "lr": 2e-3, "settings": {}, **LONGER.get(name, {})}
     view = {"crop_scale": [0.6, 1.0], "flip": 0.0}  # digits are not mirrored, and fill their pictures
-    if "view" in find(name).Config.__dataclass_fields__:
+    if "view" in find(name).Config.__dataclass_fields__ and "image" in find(name).kinds:
         budget["settings"] = {"view": view, **budget["settings"]}
     task = make(name, **budget["settings"])
     before = copy.deepcopy(task.encoder)

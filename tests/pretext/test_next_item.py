@@ -20,8 +20,13 @@ def states(task, batch: Batch):  # type: ignore[no-untyped-def]
             row, max(0, n - 13) : n
         ]  # twelve events are read, and the one behind them asked for
         one = {"items": ids[None], "length": torch.tensor([len(ids)])}
-        tokens = task.modality.followed(dataclasses.replace(batch, inputs=one, index=batch.index[row : row + 1]))
-        before = tokens._replace(ids=tokens.ids[:, :-1], valid=tokens.valid[:, 1:], starts=tokens.valid[:, 1:])
+        before = task.modality.plain(
+            dataclasses.replace(
+                batch,
+                inputs={"items": one["items"][:, :-1], "length": one["length"] - 1},
+                index=batch.index[row : row + 1],
+            )
+        )
         hidden.append(task.encoder(before).tokens[0])
         target.append(ids[1:])
     return torch.cat(hidden), torch.cat(target)

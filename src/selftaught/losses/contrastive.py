@@ -68,7 +68,11 @@ def normalize(x: Float[Tensor, "... d"], length: float = 1.0) -> Float[Tensor, "
 
     Computed in float32, float64 in float64. It has no second derivative.
     """
-    return _Normalize.apply(x if x.dtype == torch.float64 else x.float(), length)
+    return _Normalize.apply(_at_least_float(x), length)
+
+
+def _at_least_float(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _tiles(rows: int, columns: int, size: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
@@ -195,13 +199,19 @@ def _contrast(positive: Tensor, lse: Tensor, top: Tensor, margin: Tensor | float
 
 
 def nt_xent(
-    z1: Float[Tensor, "n d"], z2: Float[Tensor, "n d"], temperature: float, *, decoupled: bool = False
+    z1: Float[Tensor, "n d"],
+    z2: Float[Tensor, "n d"],
+    temperature: float,
+    *,
+    decoupled: bool = False,
+    normalized: bool = True,
 ) -> Contrast:
     """NT-Xent of SimCLR (Chen et al. 2020, eq. 1): the mean over the 2N views of -log softmax of the other view.
 
     z1, z2: projections [N, D] of two views of the same N samples, row by row; they are normalised here, in float32
         (float64 stays float64), under autocast too.
     decoupled: leave the positive out of the denominator (DCL, Yeh et al. 2022, eq. 6, without weights).
+    normalized: False compares by dot products of the projections as they are.
 
     In a process group every rank's views are negatives (N equal on all ranks) and the mean is over this rank's own
     anchors: averaging gradients over ranks, as DDP does, gives the gradient of the whole batch in one process.
@@ -216,11 +226,12 @@ def nt_xent(
         raise ValueError("a batch of 1 pair has no negatives, which the decoupled loss needs; use 2 pairs or more")
     with torch.autocast(z1.device.type, enabled=False):
         # The views of a pair are neighbours: what is no negative of a row then stays beside the diagonal.
-        z = normalize(torch.stack((z1, z2), 1), temperature**-0.5)
+        z = torch.stack((z1, z2), 1)
+        z = normalize(z, temperature**-0.5) if normalized else _at_least_float(z) * temperature**-0.5
         positive = (z[:, 0] * z[:, 1]).sum(-1).repeat_interleave(2)
         rows = z.flatten(0, 1)
         columns = _Gather.apply(rows) if world > 1 else None
-        bounded = 1 / temperature <= _SAFE_LOGIT
+        bounded = normalized and 1 / temperature <= _SAFE_LOGIT
         lse, top = _NegativesLogSumExp.apply(rows, columns, _Own(2, rank * len(rows)), bounded)
         return _contrast(positive, lse, top, _TIE / temperature, decoupled)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from selftaught.batch import Batch, Seen, Shown, Step, Tokens
+from selftaught.batch import Batch, Seen, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.losses.items import binary_loss, sampled_softmax_loss, softmax_loss
@@ -50,16 +50,9 @@ class NextItem(Pretext):
         super().__init__(encoder, modality, config)
         self.modality: EventModality
 
-    def read(self, batch: Batch) -> tuple[Tokens, Tokens]:
-        """The histories, and all but the last event of each, after which the next is asked for."""
-        x = self.modality.followed(batch)
-        return x, Tokens(x.ids[:, :-1].masked_fill(~x.valid[:, 1:], 0), x.valid[:, 1:], x.valid[:, 1:])
-
     def forward(self, batch: Batch) -> Step:
-        x, before = self.read(batch)
-        hidden = self.encoder(before).tokens
-        asked = self.modality.asked(batch)[:, 1:]
-        h, target = hidden[asked], x.ids[:, 1:][asked]
+        before, target, asked = self.modality.follows(batch)
+        h, target = self.encoder(before).tokens[asked], target[asked]
         table, items = cast(Any, self.encoder).embeddings, len(self.modality.items)
         match self.config.loss:
             case "softmax":
@@ -76,7 +69,7 @@ class NextItem(Pretext):
         return Step(loss, {"targets": torch.tensor(float(len(target)))})
 
     def show(self, batch: Batch) -> Shown:
-        return Shown((Seen("encoder reads", self.read(batch)[1]),), {})
+        return Shown((Seen("encoder reads", self.modality.follows(batch).before),), {})
 
     def chance(self, batch_size: int) -> float:
         """All items alike; a logistic loss of both answers alike."""

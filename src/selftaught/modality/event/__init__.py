@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ __all__ = ["EventModality", "EventView"]
 ITEMS = "items.jsonl"
 PAD = 0
 LEAST = 2
+_PAIR = 44  # stream of randomness
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,15 @@ class EventView:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise UserError(f"view.{name} is {value:g}, but must be a share above 0 and up to 1, or null")
+
+
+class Follows(NamedTuple):
+    """before: histories without their last event. target: int64 [B, L], the item after each event of them. asked: bool [B, L],
+    which of these are to be predicted."""
+
+    before: Tokens
+    target: Tensor
+    asked: Tensor
 
 
 class EventModality(Modality):
@@ -75,18 +85,15 @@ class EventModality(Modality):
             self._place = {item: i for i, item in enumerate(self.items, 1)}
         return np.fromiter((self._place.get(x, PAD) for x in raw), np.int64, len(raw))
 
-    def followed(self, batch: Batch) -> Tokens:
+    def follows(self, batch: Batch) -> Follows:
         """The last `size` + 1 events of each row: what `size` events are read of, and what comes after each of them."""
-        return last(self._whole(batch), self.size + 1)
-
-    def asked(self, batch: Batch) -> Tensor:
-        """Which of the events of `followed` are to be predicted, bool [B, L]."""
-        x = self.followed(batch)
-        if "scored" not in batch.inputs:
-            return x.valid
-        count, length = batch.inputs["scored"].sum(1, keepdim=True), x.valid.sum(1, keepdim=True)
-        at = torch.arange(x.ids.shape[1], device=x.ids.device)
-        return x.valid & (at >= length - count)
+        x = last(self._whole(batch), self.size + 1)
+        asked = x.valid
+        if "scored" in batch.inputs:
+            count, length = batch.inputs["scored"].sum(1, keepdim=True), x.valid.sum(1, keepdim=True)
+            asked = asked & (torch.arange(x.ids.shape[1], device=x.ids.device) >= length - count)
+        there = x.valid[:, 1:]
+        return Follows(Tokens(x.ids[:, :-1].masked_fill(~there, PAD), there, there), x.ids[:, 1:], asked[:, 1:])
 
     def _whole(self, batch: Batch) -> Tokens:
         ids = batch.inputs["items"]
@@ -106,14 +113,27 @@ class EventModality(Modality):
 
     def view(self, batch: Batch, view: EventView, stream: int) -> Tokens:
         """One random view of each history; a function of (seed, step, stream, sample)."""
+        made = self._made(batch, view, stream)
+        return _picked(made, _which(batch.uniform(stream, 1)[:, 0], len(made))) if made else self.plain(batch)
+
+    def pair(self, batch: Batch, view: EventView) -> tuple[Tokens, Tokens]:
+        """Two views of each history, by two different operations where `view` has several."""
+        first, second = self._made(batch, view, 1), self._made(batch, view, 2)
+        if not first:
+            return self.plain(batch), self.plain(batch)
+        u, n = batch.uniform(_PAIR, 2), len(first)
+        one = _which(u[:, 0], n)
+        other = (one + 1 + _which(u[:, 1], n - 1)) % n if n > 1 else one
+        return _picked(first, one), _picked(second, other)
+
+    def _made(self, batch: Batch, view: EventView, stream: int) -> list[Tokens]:
+        """Each history after each of the operations, all as wide."""
         x = self.plain(batch)
         width, length = x.ids.shape[1], x.valid.sum(1)
         u = batch.uniform(stream, 2 + width)
-        made = []
-        run = u[:, 1]
+        made, run = [], u[:, 1]
         if view.crop is not None:
-            inside = _run(run, length, view.crop, width)
-            made.append(_closed_up(x, inside))
+            made.append(_closed_up(x, _run(run, length, view.crop, width)))
         if view.mask is not None:
             count = (length * view.mask).floor().clamp_min(1)
             rank = u[:, 2:].masked_fill(~x.valid, 2.0).argsort(1).argsort(1)
@@ -125,13 +145,7 @@ class EventModality(Modality):
             start = at.masked_fill(~inside, width).amin(1, keepdim=True)
             key = torch.where(inside, start + u[:, 2:] * 0.5, at.float() + (at > start) * 0.75)
             made.append(x._replace(ids=x.ids.gather(1, key.argsort(dim=1, stable=True))))
-        if not made:
-            return x
-        which = (u[:, 0] * len(made)).long().clamp_max(len(made) - 1)
-        ids = torch.stack([m.ids for m in _wide(made, width)])
-        valid = torch.stack([m.valid for m in _wide(made, width)])
-        row = torch.arange(len(which), device=which.device)
-        return Tokens(ids[which, row], valid[which, row], valid[which, row])
+        return made
 
     def shares(self, batch: Batch, view: EventView, made: Sequence[Tokens]) -> dict[str, Share]:
         """The share of the events that is left, and that is hidden."""
@@ -207,6 +221,19 @@ def _closed_up(x: Tokens, stays: Tensor) -> Tokens:
     order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)
     valid = torch.arange(x.ids.shape[1], device=x.ids.device) < stays.sum(1, keepdim=True)
     return Tokens(x.ids.gather(1, order).masked_fill(~valid, PAD), valid, valid)
+
+
+def _which(u: Tensor, n: int) -> Tensor:
+    """Whole numbers below n from uniform ones."""
+    return (u * n).long().clamp_max(n - 1)
+
+
+def _picked(made: Sequence[Tokens], which: Tensor) -> Tokens:
+    """Of each row that one of several views, all as wide, whose number `which` tells, int64 [B]."""
+    row = torch.arange(len(which), device=which.device)
+    ids = torch.stack([m.ids for m in made])[which, row]
+    valid = torch.stack([m.valid for m in made])[which, row]
+    return Tokens(ids, valid, valid)
 
 
 def _wide(views: Sequence[Tokens], width: int) -> list[Tokens]:
