@@ -15,15 +15,18 @@ from selftaught import rng
 from selftaught.batch import Batch
 from selftaught.data import Source, open_data
 from selftaught.data.events import EventSource
+from selftaught.data.ragged import inside
 from selftaught.data.texts import from_list
 from selftaught.data.tokens import tokenized
 from selftaught.encoders import EncoderConfig, build
-from selftaught.encoders.sequences import SIZES as HISTORIES
+from selftaught.encoders.graphs import SIZES as GRAPHS
+from selftaught.encoders.sequences import SIZES as SEQUENCES
 from selftaught.encoders.transformers_sizes import SIZES, describe
-from selftaught.modality.event import EventModality
+from selftaught.modality.event import EventModality, Graph
 from selftaught.modality.image import ImageModality
 from selftaught.modality.text import TextModality, Tokenizer
 from selftaught.pretext import Pretext, find
+from selftaught.workflow.kinds.events import Events
 from tests.modality.corpus import english
 
 SIZE, LENGTH = 16, 32
@@ -89,6 +92,15 @@ def walks() -> Digits:
     return Digits(source, np.arange(450), np.arange(450, users))
 
 
+@functools.cache
+def walked() -> Graph:
+    """The graph of the histories that teach."""
+    source, train, _ = walks()
+    at, history = inside(source.bounds[train])  # type: ignore[attr-defined]
+    item = torch.from_numpy(source.item[at].astype(np.int64)) + 1  # type: ignore[attr-defined]
+    return Graph.of(torch.from_numpy(history), item, len(train), ITEMS)
+
+
 def data_of(name: str) -> Digits:
     """Data that a task works on, real but for histories."""
     kinds = find(name).kinds
@@ -129,8 +141,10 @@ def make(name: str, encoder: str | None = None, seed: int = 0, **settings: objec
 
 def make_event(name: str, seed: int, **settings: object) -> Pretext:
     kind, modality = find(name), EventModality(walks().source.items, HISTORY, {})  # type: ignore[attr-defined]
-    architecture = "sasrec_small" if "causal_items" in kind.needs else "bert4rec_small"
-    config = EncoderConfig(architecture, HISTORY, 0, options=HISTORIES[architecture], vocabulary=modality.vocabulary)
+    modality.graph = walked
+    architecture = Events().choose(HISTORY, "cpu", kind.needs)
+    options = {**SEQUENCES, **GRAPHS}[architecture]
+    config = EncoderConfig(architecture, HISTORY, 0, options=options, vocabulary=modality.vocabulary)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return kind(build(config, seed), modality, kind.Config(**settings))

@@ -8,7 +8,8 @@ import torch
 from selftaught.batch import Batch
 from selftaught.errors import UserError
 from selftaught.losses import items
-from selftaught.pretext.next_item import NextItem, beside, drawn
+from selftaught.losses.items import beside, drawn
+from selftaught.pretext.next_item import NextItem
 from tests.contracts.conftest import batch_of, make
 
 

@@ -66,7 +66,8 @@ class Encoder(nn.Module):
         "causal": a token's encoding depends on it and those before it alone; `embeddings` as above, and `follow(ids, memory)`
         encodes further tokens of a text.
         "items": it reads histories; `next(tokens)` [B, D] says what comes next, `scores(states)` [n, V + 2] of each item, by
-        `embeddings`. Besides "causal_items", where an event sees itself and those before it, or "bidirectional_items".
+        `embeddings`. Besides "causal_items", where an event sees itself and those before it, or "bidirectional_items", or
+        "graph_items": `propagate` makes states from a graph of who had what.
     """
 
     config: EncoderConfig

@@ -67,6 +67,10 @@ def build(config: EncoderConfig, seed: int = 0) -> Encoder:
             from selftaught.encoders.sequences import SequenceEncoder
 
             encoder: Encoder = SequenceEncoder(config)
+        elif config.options.get("model_type") == "lightgcn":
+            from selftaught.encoders.graphs import GraphEncoder
+
+            encoder = GraphEncoder(config)
         elif config.vocabulary:
             from selftaught.encoders.transformers_models import build_transformers
 

@@ -94,3 +94,25 @@ def binary_loss(
     own = (hidden * table[target]).sum(1).float()
     others = torch.einsum("nd,nkd->nk", hidden, table[negatives]).float()
     return (F.softplus(-own) + F.softplus(others).mean(1)).sum() / mean_count(target)
+
+
+def bpr_loss(
+    state: Float[Tensor, "n d"],
+    table: Float[Tensor, "v d"],
+    target: Int[Tensor, " n"],
+    negatives: Int[Tensor, " n"],
+) -> Tensor:
+    """Mean of -log s(h e_target - h e_negative) (BPR, Rendle et al. 2009, section 4.1)."""
+    own, other = ((state * table[ids]).sum(1).float() for ids in (target, negatives))
+    return F.softplus(other - own).sum() / mean_count(target)
+
+
+def drawn(u: Tensor, items: int) -> Tensor:
+    """Ids 1 to `items` from uniform numbers."""
+    return 1 + (u.double() * items).long().clamp_max(items - 1)
+
+
+def beside(target: Tensor, u: Tensor, items: int) -> Tensor:
+    """Ids [n, k] from uniform numbers [n, k], any item but a row's target."""
+    found = drawn(u, items - 1)
+    return found + (found >= target[:, None])

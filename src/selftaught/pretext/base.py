@@ -19,6 +19,7 @@ _ABLE = {
     "generator": "a bert_* encoder, such as bert_mini",
     "causal_items": "a sasrec_* encoder, such as sasrec_small",
     "bidirectional_items": "a bert4rec_* encoder, such as bert4rec_small",
+    "graph_items": "a lightgcn_* encoder, such as lightgcn_small",
     "causal": "a gpt2* encoder, such as gpt2_mini",
 }
 

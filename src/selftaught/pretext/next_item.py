@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
 
 from selftaught.batch import Batch, Seen, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
-from selftaught.losses.items import binary_loss, sampled_softmax_loss, softmax_loss
+from selftaught.losses.items import beside, binary_loss, drawn, sampled_softmax_loss, softmax_loss
 from selftaught.modality.event import EventModality
 from selftaught.pretext.base import Pretext
 
@@ -74,14 +73,3 @@ class NextItem(Pretext):
     def chance(self, batch_size: int) -> float:
         """All items alike; a logistic loss of both answers alike."""
         return 2 * math.log(2) if self.config.loss == "bce" else math.log(len(self.modality.items))
-
-
-def drawn(u: Tensor, items: int) -> Tensor:
-    """Ids 1 to `items` from uniform numbers."""
-    return 1 + (u.double() * items).long().clamp_max(items - 1)
-
-
-def beside(target: Tensor, u: Tensor, items: int) -> Tensor:
-    """Ids [n, k] from uniform numbers [n, k], any item but a row's target."""
-    found = drawn(u, items - 1)
-    return found + (found >= target[:, None])

@@ -211,7 +211,7 @@ def _begin(
     settings = changes.get(kind.name, {})
     start = start_of(request.encoder, kind.name, request.size, settings)
     if start is None:
-        size = request.size or kind.pick_size(source, device)
+        size = request.size or kind.pick_size(source, device, needs)
         modality = kind.fit(source, size, train, settings, request.encoder)
         name = kind.choose(size, device, needs) if request.encoder == "auto" else request.encoder
         encoder = kind.encoder(name, size, source, modality)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ from torch import Tensor
 from selftaught.batch import Batch, Share, Tokens
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
+from selftaught.modality.event.graph import Graph
 
-__all__ = ["EventModality", "EventView"]
+__all__ = ["EventModality", "EventView", "Graph"]
 
 ITEMS = "items.jsonl"
 PAD = 0
@@ -56,8 +57,9 @@ class EventModality(Modality):
     """Histories of at most `length` events. Ids: 0 is no event, 1 to V the items in the order of `items`, V + 1 the mask.
 
     protocol: which events of a log may teach, as JSON values (see data.protocols); it is kept here because nobody else may
-    know an encoder's past. A batch's inputs are `items` int64 [B, L], ids, 0 beyond a row's end; `length` int64 [B]; and, where
-    only some events are to be predicted, `scored` bool [B, L].
+    know an encoder's past. graph: makes the graph of who had what in those that teach, while an encoder is pretrained; the
+    sample at position i of what teaches is its i-th history. A batch's inputs are `items` int64 [B, L], ids, 0 beyond a row's
+    end; `length` int64 [B]; and, where only some events are to be predicted, `scored` bool [B, L].
     """
 
     name = "event"
@@ -66,6 +68,7 @@ class EventModality(Modality):
         if length < LEAST:
             raise UserError(f"length {length} is below {LEAST} events; use --size {LEAST} or more")
         self.items, self.size, self.protocol = items, length, protocol
+        self.graph: Callable[[], Graph] | None = None
         self._place: dict[str, int] | None = None
 
     @property
@@ -94,6 +97,18 @@ class EventModality(Modality):
             asked = asked & (torch.arange(x.ids.shape[1], device=x.ids.device) >= length - count)
         there = x.valid[:, 1:]
         return Follows(Tokens(x.ids[:, :-1].masked_fill(~there, PAD), there, there), x.ids[:, 1:], asked[:, 1:])
+
+    def given(self, batch: Batch) -> tuple[Tokens, Tensor]:
+        """The last `size` events of each row as a set: what is known of it, and which events are to be told from that, bool
+        [B, L]. Where a row is asked about some events alone, the others are known; else all are both."""
+        x = self.plain(batch)
+        if "scored" not in batch.inputs:
+            return x, x.valid
+        count, length = batch.inputs["scored"].sum(1, keepdim=True), batch.inputs["length"][:, None]
+        at = torch.arange(x.ids.shape[1], device=x.ids.device)
+        asked = x.valid & (at >= x.valid.sum(1, keepdim=True) - count)
+        known = x.valid & (~asked | (count == length))
+        return x._replace(valid=known), asked
 
     def _whole(self, batch: Batch) -> Tokens:
         ids = batch.inputs["items"]

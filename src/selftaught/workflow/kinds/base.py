@@ -82,7 +82,7 @@ class Kind(Data):
         return holdout(source, share)
 
     @abstractmethod
-    def pick_size(self, source: Any, device: str) -> int:
+    def pick_size(self, source: Any, device: str, needs: frozenset[str]) -> int:
         """Training size for the data and the machine."""
 
     @abstractmethod

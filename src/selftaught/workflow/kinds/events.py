@@ -3,18 +3,20 @@
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from selftaught.batch import Seen, Shown
 from selftaught.data.event_audit import audit_events, event_offers
 from selftaught.data.events import EventSource
 from selftaught.data.protocols import Parts, Protocol, split
-from selftaught.data.ragged import within
+from selftaught.data.ragged import inside, within
 from selftaught.data.source import Source
 from selftaught.encoders import EncoderConfig
-from selftaught.encoders.sequences import SIZES
+from selftaught.encoders.graphs import SIZES as GRAPHS
+from selftaught.encoders.sequences import SIZES as SEQUENCES
 from selftaught.errors import UserError, unknown
-from selftaught.modality.event import EventModality
+from selftaught.modality.event import EventModality, Graph
 from selftaught.modality.text.spans import Span
 from selftaught.settings import from_json, to_json
 from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training
@@ -29,9 +31,9 @@ class Events(Kind):
     raw_is = "what a user's items have in common with all others' (see ranking.json)"
     unlabelled = "event logs have no classes; evaluate ranks what comes next"
 
-    def pick_size(self, source: EventSource, device: str) -> int:
-        """The longest history there is, up to 50 events; the papers' choice for sparse logs."""
-        return int(np.clip(source.lengths.max(), 8, 50))
+    def pick_size(self, source: EventSource, device: str, needs: frozenset[str]) -> int:
+        """The longest history there is, up to 50 events, the papers' choice for sparse logs; up to 1000 of sets of events."""
+        return int(np.clip(source.lengths.max(), 8, 1000 if "graph_items" in needs else 50))
 
     def split(self, source: Source, share: float) -> tuple[np.ndarray, np.ndarray]:
         """All users on both sides: the protocol (event.split) divides events, or leaves out users by itself."""
@@ -46,13 +48,14 @@ class Events(Kind):
         return EventModality(source.items, size, to_json(protocol))
 
     def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
-        family = "bert4rec" if "bidirectional_items" in needs else "sasrec"
+        family = {"bidirectional_items": "bert4rec", "graph_items": "lightgcn"}.get(next(iter(needs), ""), "sasrec")
         return f"{family}_{'small' if device == 'cpu' else 'base'}"
 
     def encoder(self, name: str, size: int, source: EventSource, modality: EventModality) -> EncoderConfig:
-        if name not in SIZES:
-            raise unknown("encoder of event logs", name, SIZES)
-        return EncoderConfig(name, size, 0, options=SIZES[name], vocabulary=modality.vocabulary)
+        known = SEQUENCES | GRAPHS
+        if name not in known:
+            raise unknown("encoder of event logs", name, known)
+        return EncoderConfig(name, size, 0, options=known[name], vocabulary=modality.vocabulary)
 
     def base_lr(self, device: str, needs: frozenset[str], encoder: EncoderConfig) -> float:
         """1e-3 at batch 256, that of the papers' code."""
@@ -68,6 +71,7 @@ class Events(Kind):
         cases = parts.valid
         asked = np.stack([np.maximum(cases.begin, cases.end - modality.size - 1), cases.end], 1)
         known = known_items(source, modality)
+        modality.graph = lambda: _graph(source, modality, bounds)
         whole = known.cut(np.concatenate([bounds, asked]), np.concatenate([users, cases.user]))
         new = np.concatenate([np.zeros(len(bounds), np.int64), cases.end - cases.stop])
         if not len(bounds):
@@ -112,6 +116,13 @@ def _spans(modality: EventModality, seen: Seen, row: int) -> list[Span]:
         item = modality.items[int(truth.ids[row, at]) - 1]
         out.append(Span(f" [MASK→{item}]" if hidden else f" {item}", "masked" if hidden else ""))
     return out
+
+
+def _graph(source: EventSource, modality: EventModality, bounds: np.ndarray) -> Graph:
+    """The graph of the histories at `bounds` and the items of a catalogue."""
+    at, history = inside(bounds)
+    item = modality.ids(source.items)[source.item[at]]
+    return Graph.of(torch.from_numpy(history), torch.from_numpy(item), len(bounds), len(modality.items))
 
 
 def parts_of(source: EventSource, modality: EventModality) -> Parts:

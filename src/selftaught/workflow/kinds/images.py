@@ -29,7 +29,7 @@ class Images(Kind):
     raw_is = "pixels, averaged down to at most 32 px a side"
     unlabelled = "put the pictures into one folder per class, or name a label column"
 
-    def pick_size(self, source: ImageSource, device: str) -> int:
+    def pick_size(self, source: ImageSource, device: str, needs: frozenset[str]) -> int:
         """Training size in pixels: the data's own where it is small, else what the machine can bear."""
         short = int(np.median(source.sizes.min(axis=1)))
         if short <= 64:

@@ -52,7 +52,7 @@ class Texts(Kind):
     raw_is = f"TF-IDF of the {TERMS} commonest terms of the labelled texts"
     unlabelled = "put the documents into one folder per class, or name a label column (?label=COLUMN after the path)"
 
-    def pick_size(self, source: TextSource, device: str) -> int:
+    def pick_size(self, source: TextSource, device: str, needs: frozenset[str]) -> int:
         return 128
 
     def fit(
