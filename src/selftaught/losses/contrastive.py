@@ -241,17 +241,19 @@ def info_nce(
     key: Float[Tensor, "m d"],
     temperature: float | Float[Tensor, ""],
     negatives: Float[Tensor, "k d"] | None = None,
+    gathered: bool = True,
 ) -> Contrast:
     """InfoNCE (van den Oord et al. 2018, eq. 4) over cosine similarities: key[i] is the positive of query[i].
 
     negatives None: all other keys are negatives (CLIP, SimCSE), also those beyond row N (hard negatives), and in a
-        process group those of every rank. Given (the queue of MoCo): these [K, D] alone, on this rank alone.
+        process group those of every rank, as many on each. Given (the queue of MoCo): these [K, D] alone, on this rank
+        alone. gathered: False leaves out those of other ranks.
     temperature: may be a learnable 0-d tensor.
 
     At chance the loss is log(1 + number of negatives). Everything is normalised here, in float32 or float64.
     Raises ValueError for fewer keys than queries or a temperature not above 0.
     """
-    rank, world = _world()
+    rank, world = _world() if gathered else (0, 1)
     if len(key) < len(query):
         raise ValueError(f"{len(key)} keys for {len(query)} queries; key[i] must be the positive of query[i]")
     bounded = False  # a tensor's value is not read: on a GPU that would wait for it

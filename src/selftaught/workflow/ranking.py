@@ -14,12 +14,13 @@ from selftaught.batch import Batch
 from selftaught.data.events import EventSource
 from selftaught.data.protocols import Cases, Parts, Protocol
 from selftaught.data.ragged import inside
-from selftaught.encoders import build
+from selftaught.encoders import EncoderConfig, build
+from selftaught.encoders.graphs import adjacency
 from selftaught.errors import UserError
 from selftaught.evaluation import recommenders
 from selftaught.evaluation.ranking import Ranking, difference
 from selftaught.evaluation.similarity import interval
-from selftaught.modality.event import EventModality
+from selftaught.modality.event import EventModality, Graph
 from selftaught.reporting import ranking_table, write_report
 from selftaught.settings import from_json
 from selftaught.train.progress import Meter
@@ -89,6 +90,19 @@ def encoder_scores(encoder: Any, log: Log, cases: Cases, device: torch.device) -
         return found[:, 1 : log.items + 1].float().cpu()
 
     return scores
+
+
+def untrained(config: EncoderConfig, seed: int, log: Log) -> Any:
+    """An encoder with its first weights; one of a graph has been over it, for there is nothing to be learned in that."""
+    encoder: Any = build(config.bare(), rng.fold(seed) >> 1)
+    if "graph_items" in encoder.abilities:
+        at, history = inside(log.train)
+        item = torch.from_numpy(log.code[at] + 1)
+        graph = Graph.of(torch.from_numpy(history), item.long(), len(log.train), log.items)
+        with torch.no_grad():
+            a = adjacency(graph.history, graph.item, graph.histories, log.modality.vocabulary)
+            encoder.keep(encoder.propagate(a))
+    return encoder
 
 
 def baseline_scores(model: Any, log: Log, cases: Cases) -> Scores:
@@ -197,7 +211,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
     for name, cases in (("test", log.test), ("choose the baselines' settings by", log.valid)):
         if not len(cases.user):
             raise UserError(f"'{data}' has no case to {name} under {protocol.split}; its users need more events")
-    random = build(loaded.encoder.config.bare(), rng.fold(loaded.info.get("seed", 0)) >> 1)
+    random = untrained(loaded.encoder.config, loaded.info.get("seed", 0), log)
     found, left_out = dict[str, Ranking](), dict[str, str]()
     with Meter("rank", 1, quiet=quiet) as meter:
         done = 0
