@@ -31,6 +31,7 @@ def one_run(task: str, seed: int, arguments: argparse.Namespace) -> list[dict[st
     run = arguments.out / f"{task}-{seed}"
     if not (run / "summary.json").is_file():
         options = {"pretext": task, "steps": arguments.steps, "lr": arguments.lr, "size": arguments.size}
+        options["batch"] = arguments.batch
         selftaught.pretrain(arguments.data, seed=seed, out=run, set=arguments.set, **options)
     if arguments.validation:
         return validated(run, task, seed, arguments.data)
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--size", type=int, default=50, help="events of a history")
     parser.add_argument("--lr", type=float)
+    parser.add_argument("--batch", type=int)
     parser.add_argument("--set", action="append", default=[], help="a setting of pretraining, KEY=VALUE")
     parser.add_argument("--validation", action="store_true", help="rank validation cases, and those alone")
     parser.add_argument("--json", action="store_true")

@@ -26,7 +26,7 @@ USUAL = {
     "time": "time timestamp ts date datetime created created_at event_time unixreviewtime unix_timestamp",
     "rating": "rating score stars overall",
 }
-"""Names of columns, as `_plain` writes them, in the order of preference."""
+"""Names of columns, as `plain` writes them, in the order of preference."""
 _ROWS = 1 << 18
 _NEAR = 0.6  # how alike names must be for one to be offered in place of the other
 _LINE = re.compile(rb"\s*\S+(\s+\S+)+\s*")
@@ -81,16 +81,17 @@ def header(path: Path) -> list[str]:
     if path.suffix.lower() == ".inter":
         return text.split("\t")
     try:
-        return [name.strip() for name in next(csv.reader([text], delimiter=_separator(path)), [])]
+        return [name.strip() for name in next(csv.reader([text], delimiter=separator(path)), [])]
     except csv.Error:
         return []
 
 
-def _separator(path: Path) -> str:
+def separator(path: Path) -> str:
+    """What parts the columns of a table, by its suffix."""
     return "," if path.suffix.lower() == ".csv" else "\t"
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """userId, User-ID, user_id:token: all user_id, or userid."""
     return re.sub(r"[^a-z0-9]+", "_", name.partition(":")[0].strip().lower()).strip("_")
 
@@ -108,7 +109,7 @@ def find_columns(path: Path, given: dict[str, str]) -> Columns | None:
                 raise unknown(f"column of {path} for {role}", given[role], names)
             found[role] = given[role]
         else:
-            by_name = {_plain(name): name for name in reversed(names) if name not in given.values()}
+            by_name = {plain(name): name for name in reversed(names) if name not in given.values()}
             found[role] = next((by_name[name] for name in usual.split() if name in by_name), None)
     if found["user"] is None or found["item"] is None or found["user"] == found["item"]:
         return None
@@ -119,7 +120,7 @@ def nearest_columns(path: Path, given: dict[str, str]) -> str:
     """What may be meant where users or items have no column by a usual name: user=COLUMN&item=COLUMN by the nearest names."""
     names, said = header(path), []
     for role in ("user", "item"):
-        plain = {_plain(name): name for name in reversed(names) if name not in given.values()}
+        plain = {plain(name): name for name in reversed(names) if name not in given.values()}
         scored = [
             (difflib.SequenceMatcher(None, name, usual).ratio(), name)
             for name in plain
@@ -180,7 +181,7 @@ def _separated(path: Path, columns: Columns) -> Iterator[Part]:
     wanted = [name for name in vars(columns).values() if name is not None]
     at = 2  # row 1 is the header
     quotes = path.suffix.lower() != ".inter"
-    for rows, broken in read_blocks(path, header(path), wanted, _separator(path), quotes):
+    for rows, broken in read_blocks(path, header(path), wanted, separator(path), quotes):
         found = {name: rows.column(name) for name in wanted}
         yield _part(found, columns, at, [(at + place, why) for place, why in broken])
         at += len(rows) + len(broken)

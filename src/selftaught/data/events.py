@@ -1,11 +1,13 @@
 """Event logs in memory: users, each with his events in the order of time."""
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from selftaught.data.item_table import ItemFacts
 from selftaught.data.source import Skipped, Source
 
 
@@ -16,7 +18,8 @@ class EventSource(Source):
     names: raw ids of the users. items: raw ids of the items; an item's code is its position there, its id that plus 1.
     bounds: int64 [N, 2], where each user's events lie in the arrays. item: int32 [E], codes. time: float64 [E], seconds since
     1970 or the log's own numbers, or None. rating: float32 [E] or None. limit: of a history, the last so many events are
-    fetched; None: all. lengths: int64 [N]. left_out: bad rows of the file, of which `skipped` lists the first.
+    fetched; None: all. lengths: int64 [N]. left_out: bad rows of the file, of which `skipped` lists the first. about: what
+    a table says of the items; None: there is no table.
     """
 
     kind = "event"
@@ -36,15 +39,26 @@ class EventSource(Source):
         limit: int | None = None,
         ids: np.ndarray | None = None,
         asked: np.ndarray | None = None,
+        about: ItemFacts | None = None,
     ) -> None:
         self.names, self.items, self.bounds, self.item = names, items, bounds, item
         self.hashes, self.time, self.rating, self.skipped = hashes, time, rating, [] if skipped is None else skipped
         self.labels, self.classes, self.left_out = None, [], left_out
-        self.limit, self._ids, self._asked = limit, ids, asked
+        self.limit, self._ids, self._asked, self.about = limit, ids, asked, about
         self.lengths = bounds[:, 1] - bounds[:, 0]
 
     def __len__(self) -> int:
         return len(self.bounds)
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the histories, and of what is known of the items."""
+        found = super().fingerprint
+        return (
+            found
+            if self.about is None
+            else hashlib.blake2b((found + self.about.digest).encode(), digest_size=16).hexdigest()
+        )
 
     def fetch(self, index: np.ndarray) -> dict[str, Tensor]:
         begin, end = self.bounds[index].T
@@ -99,6 +113,7 @@ class EventSource(Source):
             limit=self.limit,
             ids=self._ids,
             asked=None if self._asked is None else self._asked[users],
+            about=self.about,
         )
 
 

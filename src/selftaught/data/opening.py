@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from selftaught.data import arrays, event_files, event_log, tables, text_files, texts
+from selftaught.data import arrays, event_files, event_log, item_table, tables, text_files, texts
 from selftaught.data.cache import cache_or_none, free_bytes, show_bytes
 from selftaught.data.images import EqualStore, ImageSource
 from selftaught.data.listing import Listing, labels_from_folders, number_labels, scan_folder
@@ -189,15 +189,25 @@ def _open_path(data: str, options: _Options, path_column: str | None, label_colu
 
 
 def _open_log(path: Path, given: dict[str, str], options: "_Options") -> Source:
-    """A log of events; after the path its columns and which events are kept: ?user=COLUMN&least=4&core=5&repeats=first."""
-    known = {*event_files.USUAL, "least", "core", "repeats"}
+    """A log of events; after the path its columns, which events are kept, and a table of its items:
+    ?user=COLUMN&least=4&core=5&repeats=first&items=FILE&words=COLUMN&attributes=COLUMN,COLUMN."""
+    known = {*event_files.USUAL, "least", "core", "repeats", "items", "words", "attributes"}
     if unknown := sorted(set(given) - known):
         raise UserError(f"'{unknown[0]}' after ? is not known for a log of events; use {', '.join(sorted(known))}")
     chosen = event_log.filter_of(given)
     folder, log = options.folder, {role: name for role, name in given.items() if role in event_files.USUAL}
-    return event_log.open_events(
+    source = event_log.open_events(
         path, log, chosen, cache=folder, max_bad=options.max_bad, say=options.say, progress=options.progress
     )
+    if "items" in given:
+        table = Path(given["items"])
+        table = path.parent / table if not table.exists() else table
+        source.about, without = item_table.read_items(table, source.items, given.get("words"), given.get("attributes"))
+        if without:
+            options.say(f"{without} of {len(source.items)} items are not in {table}")
+    elif more := {"words", "attributes"} & set(given):
+        raise UserError(f"'{min(more)}' after ? names columns of a table of items; name that as well, with items=FILE")
+    return source
 
 
 def _is_text(path: Path, plan: text_files.Plan) -> bool:
