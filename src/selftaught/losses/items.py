@@ -70,15 +70,20 @@ def sampled_softmax_loss(
     table: Float[Tensor, "v d"],
     target: Int[Tensor, " n"],
     negatives: Int[Tensor, " s"],
+    share: Float[Tensor, " v"] | None = None,
 ) -> Tensor:
-    """The same with the denominator estimated from `negatives`, ids drawn uniformly with replacement and shared by all rows
-    (Bengio & Senecal 2008; Jean et al. 2015).
+    """The same with the denominator estimated from `negatives`, ids drawn with replacement and shared by all rows (Bengio &
+    Senecal 2008; Jean et al. 2015). share: how often each id is drawn; None: all items alike.
 
-    Each negative stands for V / s items, so log(V / s) is added to its logit; one that is a row's target is left out there.
+    A negative stands for 1 / (s share) items, so the log of that is added to its logit; one that is a row's target is left out
+    there, because the target is in the sum itself.
     """
-    items, s = len(table) - 2, len(negatives)
+    s = len(negatives)
+    weight = (
+        torch.full((s,), (len(table) - 2) / s, device=table.device) if share is None else 1 / (s * share[negatives])
+    )
     own = (hidden * table[target]).sum(1, keepdim=True).float()
-    others = (hidden @ table[negatives].T).float() + torch.log(torch.tensor(items / s))
+    others = (hidden @ table[negatives].T).float() + weight.log()
     others = others.masked_fill(negatives == target[:, None], -torch.inf)
     return (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).sum() / mean_count(target)
 

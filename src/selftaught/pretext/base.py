@@ -20,6 +20,7 @@ _ABLE = {
     "causal_items": "a sasrec_* encoder, such as sasrec_small",
     "bidirectional_items": "a bert4rec_* encoder, such as bert4rec_small",
     "graph_items": "a lightgcn_* encoder, such as lightgcn_small",
+    "item_words": "a tower_* encoder, such as tower_small",
     "causal": "a gpt2* encoder, such as gpt2_mini",
 }
 

@@ -46,8 +46,8 @@ def demo(name: str, minutes: float, out: Path | None, fetch_only: bool) -> Path:
         return folder
     plan = _PLANS[name]
     run = out or Path("runs") / f"demo-{name}"
-    file = DEMOS[name].file
-    train, test = (folder / file, None) if file else (folder / "train", folder / "test")
+    files = DEMOS[name].files
+    train, test = (folder / files[0], None) if files else (folder / "train", folder / "test")
     request = Request(
         data=str(train), pretext=plan.pretext, encoder=plan.encoder, weights=None, steps=None, epochs=None, minutes=minutes,
         batch=None, lr=None, size=plan.size, holdout=0.1, seed=0, device="auto", settings=list(plan.settings),

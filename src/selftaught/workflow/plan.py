@@ -86,6 +86,7 @@ def build_task(recipe: Recipe, modality: Modality) -> Pretext:
     kind = find(recipe.pretext)
     config: Any = from_json(kind.Config, recipe.pretext_config, "pretext")
     encoder = build(recipe.encoder, rng.fold(recipe.train.seed) >> 1)
+    kind_called(recipe.kind).fill(encoder, modality)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold(recipe.train.seed, _HEADS) >> 1)
         task = kind(encoder, modality, config)

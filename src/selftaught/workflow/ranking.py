@@ -14,7 +14,7 @@ from selftaught.batch import Batch
 from selftaught.data.events import EventSource
 from selftaught.data.protocols import Cases, Parts, Protocol
 from selftaught.data.ragged import inside
-from selftaught.encoders import EncoderConfig, build
+from selftaught.encoders import build
 from selftaught.encoders.graphs import adjacency
 from selftaught.errors import UserError
 from selftaught.evaluation import recommenders
@@ -92,9 +92,11 @@ def encoder_scores(encoder: Any, log: Log, cases: Cases, device: torch.device) -
     return scores
 
 
-def untrained(config: EncoderConfig, seed: int, log: Log) -> Any:
-    """An encoder with its first weights; one of a graph has been over it, for there is nothing to be learned in that."""
-    encoder: Any = build(config.bare(), rng.fold(seed) >> 1)
+def untrained(trained: Any, seed: int, log: Log) -> Any:
+    """An encoder with its first weights. It knows what it was given and did not learn: the graph, the words of items."""
+    encoder: Any = build(trained.config.bare(), rng.fold(seed) >> 1)
+    if "item_words" in encoder.abilities:
+        encoder.know(trained.model.items.features)
     if "graph_items" in encoder.abilities:
         at, history = inside(log.train)
         item = torch.from_numpy(log.code[at] + 1)
@@ -211,7 +213,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
     for name, cases in (("test", log.test), ("choose the baselines' settings by", log.valid)):
         if not len(cases.user):
             raise UserError(f"'{data}' has no case to {name} under {protocol.split}; its users need more events")
-    random = untrained(loaded.encoder.config, loaded.info.get("seed", 0), log)
+    random = untrained(loaded.encoder, loaded.info.get("seed", 0), log)
     found, left_out = dict[str, Ranking](), dict[str, str]()
     with Meter("rank", 1, quiet=quiet) as meter:
         done = 0

@@ -57,18 +57,21 @@ class EventModality(Modality):
     """Histories of at most `length` events. Ids: 0 is no event, 1 to V the items in the order of `items`, V + 1 the mask.
 
     protocol: which events of a log may teach, as JSON values (see data.protocols); it is kept here because nobody else may
-    know an encoder's past. graph: makes the graph of who had what in those that teach, while an encoder is pretrained; the
-    sample at position i of what teaches is its i-th history. A batch's inputs are `items` int64 [B, L], ids, 0 beyond a row's
-    end; `length` int64 [B]; and, where only some events are to be predicted, `scored` bool [B, L].
+    know an encoder's past. words: the run whose encoder reads the words of items, or None. A batch's inputs are `items` int64
+    [B, L], ids, 0 beyond a row's end; `length` int64 [B]; and, where only some events are to be predicted, `scored` bool [B, L].
+
+    While an encoder is pretrained there is also graph: makes the graph of who had what in the events that teach, in which the
+    sample at position i of what teaches is the i-th history; and features: makes what is known of each id, float32 [V + 2, F].
     """
 
     name = "event"
 
-    def __init__(self, items: Sequence[str], length: int, protocol: dict[str, Any]) -> None:
+    def __init__(self, items: Sequence[str], length: int, protocol: dict[str, Any], words: str | None = None) -> None:
         if length < LEAST:
             raise UserError(f"length {length} is below {LEAST} events; use --size {LEAST} or more")
-        self.items, self.size, self.protocol = items, length, protocol
+        self.items, self.size, self.protocol, self.words = items, length, protocol, words
         self.graph: Callable[[], Graph] | None = None
+        self.features: Callable[[], Tensor] | None = None
         self._place: dict[str, int] | None = None
 
     @property
@@ -187,7 +190,8 @@ class EventModality(Modality):
 
     def to_json(self) -> dict[str, object]:
         """Length, protocol and size of the catalogue; the catalogue itself is a file."""
-        return {"length": self.size, "items": len(self.items), "protocol": self.protocol}
+        found: dict[str, object] = {"length": self.size, "items": len(self.items), "protocol": self.protocol}
+        return found if self.words is None else {**found, "words": self.words}
 
     def files(self) -> dict[str, str]:
         """The catalogue: a JSON string a line, so that any id survives."""
@@ -198,7 +202,7 @@ class EventModality(Modality):
         """The modality that `to_json` and `files` described."""
         match values:
             case {"length": int(length), "items": int(count), "protocol": dict(protocol), **rest} if (
-                not rest and ITEMS in files
+                rest.keys() <= {"words"} and ITEMS in files
             ):
                 try:
                     items = [json.loads(line) for line in files[ITEMS].split("\n") if line]
@@ -206,7 +210,7 @@ class EventModality(Modality):
                     raise UserError(f"{ITEMS} is damaged: {error}") from None
                 if len(items) != count or not all(isinstance(x, str) for x in items):
                     raise UserError(f"{ITEMS} holds {len(items)} items, and {count} belong to the encoder")
-                return cls(items, length, protocol)
+                return cls(items, length, protocol, None if "words" not in rest else str(rest["words"]))
         raise UserError(
             f"event preprocessing is {values}, but must hold length, items and protocol, with {ITEMS} beside it"
         )

@@ -100,6 +100,9 @@ class Kind(Data):
     def encoder(self, name: str, size: int, source: Any, modality: Any) -> EncoderConfig:
         """The config of an encoder as users name it."""
 
+    def fill(self, encoder: Any, modality: Any) -> None:  # most encoders need nothing
+        """Give a fresh encoder what it is to know of the data before it learns."""
+
     @abstractmethod
     def base_lr(self, device: str, needs: frozenset[str], encoder: EncoderConfig) -> float:
         """The peak learning rate for a batch of 256; it goes with the square root of the batch."""

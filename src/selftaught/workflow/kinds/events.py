@@ -1,5 +1,6 @@
 """Event logs: a user's history is what is read of him, and a protocol says which of it may teach."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from selftaught.errors import UserError, unknown
 from selftaught.modality.event import EventModality, Graph
 from selftaught.modality.text.spans import Span
 from selftaught.settings import from_json, to_json
+from selftaught.workflow.item_words import item_vectors, width_of
 from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training
 
 
@@ -43,19 +45,30 @@ class Events(Kind):
     def fit(
         self, source: EventSource, size: int, train: np.ndarray, settings: dict[str, Any], encoder: str
     ) -> EventModality:
-        """The catalogue, all items of the log, and the protocol."""
-        protocol = from_json(Protocol, settings, self.name)
-        return EventModality(source.items, size, to_json(protocol))
+        """The catalogue, all items of the log, the protocol, and by what words of items are read (event.words=RUN)."""
+        words = settings.get("words")
+        protocol = from_json(Protocol, {k: v for k, v in settings.items() if k != "words"}, self.name)
+        return EventModality(source.items, size, to_json(protocol), None if words is None else str(words))
 
     def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
-        family = {"bidirectional_items": "bert4rec", "graph_items": "lightgcn"}.get(next(iter(needs), ""), "sasrec")
+        families = {"bidirectional_items": "bert4rec", "graph_items": "lightgcn", "item_words": "tower"}
+        family = next((family for need, family in families.items() if need in needs), "sasrec")
         return f"{family}_{'small' if device == 'cpu' else 'base'}"
 
     def encoder(self, name: str, size: int, source: EventSource, modality: EventModality) -> EncoderConfig:
         known = SEQUENCES | GRAPHS
         if name not in known:
             raise unknown("encoder of event logs", name, known)
-        return EncoderConfig(name, size, 0, options=known[name], vocabulary=modality.vocabulary)
+        options = known[name]
+        if "features" in options:
+            options = {**options, "features": width_of(modality.words)}
+        return EncoderConfig(name, size, 0, options=options, vocabulary=modality.vocabulary)
+
+    def fill(self, encoder: Any, modality: EventModality) -> None:
+        """What is known of the items."""
+        if "item_words" in encoder.abilities:
+            assert modality.features is not None, "it is there while pretraining"
+            encoder.know(modality.features())
 
     def base_lr(self, device: str, needs: frozenset[str], encoder: EncoderConfig) -> float:
         """1e-3 at batch 256, that of the papers' code; ten times that for graphs, whose papers take that many more steps."""
@@ -71,7 +84,8 @@ class Events(Kind):
         cases = parts.valid
         asked = np.stack([np.maximum(cases.begin, cases.end - modality.size - 1), cases.end], 1)
         known = known_items(source, modality)
-        modality.graph = lambda: _graph(source, modality, bounds)
+        modality.graph = functools.cache(lambda: _graph(source, modality, bounds))
+        modality.features = functools.cache(lambda: _features(source, modality))
         whole = known.cut(np.concatenate([bounds, asked]), np.concatenate([users, cases.user]))
         new = np.concatenate([np.zeros(len(bounds), np.int64), cases.end - cases.stop])
         if not len(bounds):
@@ -123,6 +137,14 @@ def _graph(source: EventSource, modality: EventModality, bounds: np.ndarray) -> 
     at, history = inside(bounds)
     item = modality.ids(source.items)[source.item[at]]
     return Graph.of(torch.from_numpy(history), torch.from_numpy(item), len(bounds), len(modality.items))
+
+
+def _features(source: EventSource, modality: EventModality) -> Tensor:
+    found = item_vectors(source, modality.words)
+    table = torch.zeros(modality.vocabulary, found.shape[1])
+    table[torch.from_numpy(modality.ids(source.items))] = found
+    table[[0, -1]] = 0.0
+    return table
 
 
 def parts_of(source: EventSource, modality: EventModality) -> Parts:
