@@ -67,7 +67,7 @@ class CL4SRec(Pretext):
 
     def show(self, batch: Batch) -> Shown:
         views = self.drawn(batch)
-        seen = tuple(Seen(f"view {i}", x, x, x.ids == self.modality.mask) for i, x in enumerate(views, 1))
+        seen = tuple(Seen(f"view {i}", x) for i, x in enumerate(views, 1))
         return Shown(seen, self.modality.shares(batch, self.view, views))
 
     def project(self, pooled: Tensor) -> Tensor:

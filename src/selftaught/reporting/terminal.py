@@ -56,14 +56,14 @@ def ranking_table(found: dict[str, Any], metrics: tuple[str, ...] = ("hr@10", "n
     """The rows of ranking.json, one line a recommender, the best by the second metric first, and the verdict below."""
     rows = {(r["features"], r["metric"]): r for r in found["rows"]}
     names = sorted({name for name, _ in rows}, key=lambda name: -rows[name, metrics[1]]["value"])
-    view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    view = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     view.add_column("recommender", no_wrap=True)
     for metric in metrics:
         view.add_column(Text(results.metric_name(metric)), justify="right", no_wrap=True)
-    view.add_column("coverage@10", justify="right")
-    for name in names:
+    view.add_column("cover", justify="right", no_wrap=True)
+    for name in names:  # three intervals must fit a terminal of 80 columns
         cells = [
-            f"{r['value']:.4f} {results.interval(r['low'], r['high'], 'ndcg@10')}"
+            f"{r['value']:.4f} {results.interval(r['low'], r['high'], 'ndcg@10')}".replace("0.", ".")
             for r in (rows[name, m] for m in metrics)
         ]
         title = Text(results.feature_name(name), style="bold" if name == results.PRETRAINED else "")
@@ -72,4 +72,5 @@ def ranking_table(found: dict[str, Any], metrics: tuple[str, ...] = ("hr@10", "n
     how = (
         f"{protocol['split']}, {protocol['cases']} cases, {protocol['items']} items, seen ones {protocol['seen_items']}"
     )
-    return Group(view, Text(f"{how}   [95 % interval]", style="dim"), Text(), *map(Text, results.verdict(found)))
+    more = "[95 % interval]   cover: items in anyone's first ten"
+    return Group(view, Text(how, style="dim"), Text(more, style="dim"), Text(), *map(Text, results.verdict(found)))

@@ -126,9 +126,11 @@ class Events(Kind):
 def _spans(modality: EventModality, seen: Seen, row: int) -> list[Span]:
     out, truth = [], seen.truth or seen.read
     for at in range(int(seen.read.valid[row].sum())):
-        hidden = seen.chosen is not None and bool(seen.chosen[row, at])
-        item = modality.items[int(truth.ids[row, at]) - 1]
-        out.append(Span(f" [MASK→{item}]" if hidden else f" {item}", "masked" if hidden else ""))
+        hidden = int(seen.read.ids[row, at]) == modality.mask
+        code = int(truth.ids[row, at])
+        item = "" if code == modality.mask else modality.items[code - 1]
+        words = ("[MASK→" + item + "]" if item else "[MASK]") if hidden else item
+        out.append(Span(f" {words}", "masked" if hidden else ""))
     return out
 
 
