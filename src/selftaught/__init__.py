@@ -18,6 +18,7 @@ __all__ = [
     "preview",
     "recommend",
     "report",
+    "surprise",
     "tasks",
 ]
 

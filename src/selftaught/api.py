@@ -308,6 +308,34 @@ def recommend(
     return do(Path(run), data, Wanted(tuple(user), tuple(items), like, k, seen, because), out, device, quiet)
 
 
+def surprise(
+    run: Path,
+    data: Any,
+    *,
+    user: Sequence[str] = (),
+    k: int = 10,
+    by_user: bool = False,
+    out: Path | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Which events of a log were least to be expected: -log p in nats, given the user's others.
+
+    Args:
+        run: Run folder or encoder bundle of an event log.
+        data: The log.
+        user: Users to look at; default: all.
+        k: Rows to show, the most surprising first.
+        by_user: Users, by the mean of their events, in place of events.
+        out: .csv or .parquet file to write all rows to.
+        device: auto, cpu or cuda.
+        quiet: Say nothing while running.
+    """
+    from selftaught.workflow.surprise import surprise as do
+
+    return do(Path(run), data, tuple(user), k, by_user, out, device, quiet)
+
+
 def inspect(data: Any, *, other: Any = None, cost: bool = True, quiet: bool = False) -> dict[str, Any]:
     """Look at data before training: counts, corrupt files, duplicates, leaks, fitting tasks, cost.
 

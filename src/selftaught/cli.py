@@ -13,7 +13,7 @@ from selftaught import __version__, api
 from selftaught.errors import UserError
 
 VERBS = (
-    *("pretrain", "evaluate", "finetune", "predict", "embed", "fill", "generate", "recommend", "export"),
+    *("pretrain", "evaluate", "finetune", "predict", "embed", "fill", "generate", "recommend", "surprise", "export"),
     *("inspect", "preview", "report", "tasks", "demo"),
 )
 _POSITIONAL = {"run", "data", "text", "prompt"}
@@ -69,7 +69,7 @@ def _show(verb: str, result: Any) -> None:
     """The result on standard output: a path, or a table; of many ranks the first one speaks."""
     if os.environ.get("RANK", "0") != "0":
         return
-    if verb in ("tasks", "fill", "recommend") and result:
+    if verb in ("tasks", "fill", "recommend", "surprise") and result:
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
