@@ -22,7 +22,7 @@ from selftaught.encoders import EncoderConfig, build
 from selftaught.encoders.graphs import SIZES as GRAPHS
 from selftaught.encoders.sequences import SIZES as SEQUENCES
 from selftaught.encoders.transformers_sizes import SIZES, describe
-from selftaught.modality.event import EventModality, Graph
+from selftaught.modality.event import Attributes, EventModality, Graph
 from selftaught.modality.image import ImageModality
 from selftaught.modality.text import TextModality, Tokenizer
 from selftaught.pretext import Pretext, find
@@ -101,6 +101,13 @@ def walked() -> Graph:
     return Graph.of(torch.from_numpy(history), item, len(train), ITEMS)
 
 
+@functools.cache
+def attributed() -> Attributes:
+    """Each item has one of eight attributes by its tens, and one of two by whether it is even."""
+    items = torch.arange(1, ITEMS + 1)
+    return Attributes.of(items.repeat(2), torch.cat([(items - 1) // 5, 8 + items % 2]), ITEMS + 2, 10)
+
+
 def data_of(name: str) -> Digits:
     """Data that a task works on, real but for histories."""
     kinds = find(name).kinds
@@ -141,7 +148,7 @@ def make(name: str, encoder: str | None = None, seed: int = 0, **settings: objec
 
 def make_event(name: str, seed: int, **settings: object) -> Pretext:
     kind, modality = find(name), EventModality(walks().source.items, HISTORY, {})  # type: ignore[attr-defined]
-    modality.graph = walked
+    modality.graph, modality.attributes = walked, attributed
     architecture = Events().choose(HISTORY, "cpu", kind.needs)
     options = {**SEQUENCES, **GRAPHS}[architecture]
     if "features" in options:

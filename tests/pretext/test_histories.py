@@ -14,7 +14,7 @@ from selftaught.encoders.graphs import SIZES as GRAPHS
 from selftaught.encoders.sequences import SIZES as SEQUENCES
 from selftaught.pretext import available, find
 from selftaught.workflow.kinds.events import Events
-from tests.contracts.conftest import make, walks
+from tests.contracts.conftest import attributed, make, walks
 
 TASKS = sorted(name for name in available() if find(name).kinds == {"event"})
 
@@ -25,6 +25,7 @@ def lost(name: str, source: EventSource, protocol: str) -> tuple[torch.Tensor, t
     everyone = np.arange(len(source))
     modality = kind.fit(source, 12, everyone, {"split": protocol}, "")
     training = kind.training(source, modality, everyone, everyone, True)
+    modality.attributes = attributed
     architecture = kind.choose(12, "cpu", task.needs)
     options = {**SEQUENCES, **GRAPHS}[architecture]
     if "features" in options:

@@ -27,7 +27,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float, causal: bool) -> None:
         super().__init__()
-        self.heads, self.rate, self.is_causal = heads, dropout, causal
+        self.heads, self.rate, self.before = heads, dropout, causal
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         inner = width if causal else 4 * width
@@ -43,7 +43,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """Packed events [T, D], as they lie in their rows."""
-        if self.is_causal:
+        if self.before:
             x = x + self.attend(self.norm(x), packing)
             return x + self.dropout(self.mlp(self.mlp_norm(x)))
         x = self.norm(x + self.attend(x, packing))
@@ -129,8 +129,11 @@ class SequenceEncoder(Encoder):
         """The table of item embeddings [V + 2, D]: row 0 is no event, the last row the mask."""
         return self.model.items.weight
 
-    def forward(self, inputs: Tokens, keep: Tensor | None = None) -> Encoded:
-        """Events [B, L] -> tokens [B, L, D], zero where there is none; pooled [B, D]."""
+    def forward(self, inputs: Tokens, keep: Tensor | None = None, both_ways: bool = False) -> Encoded:
+        """Events [B, L] -> tokens [B, L, D], zero where there is none; pooled [B, D].
+
+        both_ways: each event sees what comes after it, too, whatever the architecture.
+        """
         if keep is not None:
             raise UserError(f"encoder '{self.config.name}' hides events by its mask and cannot skip them")
         ids, valid = inputs.ids, inputs.valid
@@ -139,7 +142,7 @@ class SequenceEncoder(Encoder):
         length = valid.sum(1, keepdim=True)
         at = torch.arange(ids.shape[1], device=ids.device)
         position = (self.config.size - length + at).clamp_max(self.config.size - 1)
-        packing = Packing.of(valid)
+        packing = Packing.of(valid)._replace(causal=self.causal and not both_ways)
         x = packing.spread(self.model(packing.pack(ids), packing.pack(position), packing))
         if self.causal:
             end = (length - 1).clamp_min(0)[:, :, None].expand(-1, -1, self.width)

@@ -242,12 +242,14 @@ def info_nce(
     temperature: float | Float[Tensor, ""],
     negatives: Float[Tensor, "k d"] | None = None,
     gathered: bool = True,
+    normalized: bool = True,
 ) -> Contrast:
     """InfoNCE (van den Oord et al. 2018, eq. 4) over cosine similarities: key[i] is the positive of query[i].
 
     negatives None: all other keys are negatives (CLIP, SimCSE), also those beyond row N (hard negatives), and in a
         process group those of every rank, as many on each. Given (the queue of MoCo): these [K, D] alone, on this rank
         alone. gathered: False leaves out those of other ranks.
+    normalized: False compares by dot products of what is given.
     temperature: may be a learnable 0-d tensor.
 
     At chance the loss is log(1 + number of negatives). Everything is normalised here, in float32 or float64.
@@ -259,12 +261,13 @@ def info_nce(
     bounded = False  # a tensor's value is not read: on a GPU that would wait for it
     if not isinstance(temperature, Tensor):
         _check_temperature(temperature)
-        bounded = 1 / temperature <= _SAFE_LOGIT
+        bounded = normalized and 1 / temperature <= _SAFE_LOGIT
+    shape = normalize if normalized else _at_least_float
     with torch.autocast(query.device.type, enabled=False):
-        rows, keys = normalize(query) / temperature, normalize(key)
+        rows, keys = shape(query) / temperature, shape(key)
         positive = (rows * keys[: len(rows)]).sum(-1)
         if negatives is not None:
-            columns, own = normalize(negatives), _Own(0)
+            columns, own = shape(negatives), _Own(0)
         else:
             columns, own = (_Gather.apply(keys) if world > 1 else keys), _Own(1, rank * len(keys))
         lse, top = _NegativesLogSumExp.apply(rows, columns, own, bounded)

@@ -5,7 +5,7 @@ Xie, Sun, Liu, Wu, Gao, Zhang, Ding, Cui 2022, "Contrastive Learning for Sequent
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -24,13 +24,14 @@ class CL4SRec(Pretext):
 
     @dataclass(frozen=True)
     class Config:
-        """weight: of L_cl, the paper's 0.1. temperature: the paper compares by dot products as they are, so 1; `cosine` compares
-        directions alone, and then wants about 0.1. view: changes to the operations' shares, as {"crop": 0.4, "mask": null}.
+        """weight: of L_cl, the paper's 0.1. similarity: "dot" as published, with temperature 1; but states have just left
+        LayerNorm, eight times as long as unit vectors, and their products drown the next item (docs/benchmarks.md), so directions
+        alone are compared. view: changes to the operations' shares, as {"crop": 0.4, "mask": null}.
         """
 
         weight: float = 0.1
-        temperature: float = 1.0
-        cosine: bool = False
+        similarity: Literal["cosine", "dot"] = "cosine"
+        temperature: float = 0.2
         view: dict[str, Any] | None = None
 
         def __post_init__(self) -> None:
@@ -57,7 +58,7 @@ class CL4SRec(Pretext):
         h = self.encoder(before).tokens[asked]
         main = softmax_loss(h, cast(Any, self.encoder).embeddings, target[asked])
         z1, z2 = self.encoder(self.modality.join(self.drawn(batch))).pooled.chunk(2)
-        contrast, accuracy = nt_xent(z1, z2, self.config.temperature, normalized=self.config.cosine)
+        contrast, accuracy = nt_xent(z1, z2, self.config.temperature, normalized=self.config.similarity == "cosine")
         metrics = {"next_item": main.detach(), "contrast": contrast.detach(), "accuracy": accuracy}
         return Step(main + self.config.weight * contrast, metrics)
 

@@ -155,11 +155,13 @@ def _events(
     model: Surprise, source: EventSource, at: np.ndarray, value: np.ndarray, likeliest: np.ndarray
 ) -> list[dict[str, Any]]:
     owner, nth = _owner(source, at)
+    dated = source.time is not None and 1e8 < np.median(source.time[at]) < 1e11  # seconds since 1970
     rows = []
     for i in np.argsort(-value, kind="stable").tolist():
         row: dict[str, Any] = {"user": source.names[int(owner[i])], "event": int(nth[i])}
         if source.time is not None:
-            row["time"] = float(source.time[at[i]])
+            time = float(source.time[at[i]])
+            row["time"] = str(np.datetime64(int(time), "s")) if dated else f"{time:g}"
         row |= {"item": source.items[int(source.item[at[i]])], "surprise": float(value[i])}
         rows.append(row | {"likeliest": model.modality.items[int(likeliest[i])]})
     return rows

@@ -15,9 +15,10 @@ from torch import Tensor
 from selftaught.batch import Batch, Share, Tokens
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
+from selftaught.modality.event.attributes import Attributes
 from selftaught.modality.event.graph import Graph
 
-__all__ = ["EventModality", "EventView", "Graph"]
+__all__ = ["Attributes", "EventModality", "EventView", "Graph"]
 
 ITEMS = "items.jsonl"
 PAD = 0
@@ -61,7 +62,8 @@ class EventModality(Modality):
     [B, L], ids, 0 beyond a row's end; `length` int64 [B]; and, where only some events are to be predicted, `scored` bool [B, L].
 
     While an encoder is pretrained there is also graph: makes the graph of who had what in the events that teach, in which the
-    sample at position i of what teaches is the i-th history; and features: makes what is known of each id, float32 [V + 2, F].
+    sample at position i of what teaches is the i-th history; features: makes what is known of each id, float32 [V + 2, F];
+    attributes: makes which attributes each id has, None where nothing says so.
     """
 
     name = "event"
@@ -72,6 +74,7 @@ class EventModality(Modality):
         self.items, self.size, self.protocol, self.words = items, length, protocol, words
         self.graph: Callable[[], Graph] | None = None
         self.features: Callable[[], Tensor] | None = None
+        self.attributes: Callable[[], Attributes | None] | None = None
         self._place: dict[str, int] | None = None
 
     @property

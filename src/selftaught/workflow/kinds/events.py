@@ -17,7 +17,7 @@ from selftaught.encoders import EncoderConfig
 from selftaught.encoders.graphs import SIZES as GRAPHS
 from selftaught.encoders.sequences import SIZES as SEQUENCES
 from selftaught.errors import UserError, unknown
-from selftaught.modality.event import EventModality, Graph
+from selftaught.modality.event import Attributes, EventModality, Graph
 from selftaught.modality.text.spans import Span
 from selftaught.settings import from_json, to_json
 from selftaught.workflow.item_words import item_vectors, width_of
@@ -85,6 +85,7 @@ class Events(Kind):
         asked = np.stack([np.maximum(cases.begin, cases.end - modality.size - 1), cases.end], 1)
         known = known_items(source, modality)
         modality.graph = functools.cache(lambda: _graph(source, modality, bounds))
+        modality.attributes = functools.cache(lambda: _attributes(source, modality))
         modality.features = functools.cache(lambda: _features(source, modality))
         whole = known.cut(np.concatenate([bounds, asked]), np.concatenate([users, cases.user]))
         new = np.concatenate([np.zeros(len(bounds), np.int64), cases.end - cases.stop])
@@ -147,6 +148,14 @@ def _features(source: EventSource, modality: EventModality) -> Tensor:
     table[torch.from_numpy(modality.ids(source.items))] = found
     table[[0, -1]] = 0.0
     return table
+
+
+def _attributes(source: EventSource, modality: EventModality) -> Attributes | None:
+    if source.about is None or not source.about.attributes:
+        return None
+    ids = modality.ids(source.items)[source.about.item]
+    known, attribute = (torch.from_numpy(x[ids > 0]) for x in (ids, source.about.attribute))
+    return Attributes.of(known, attribute, modality.vocabulary, len(source.about.attributes))
 
 
 def parts_of(source: EventSource, modality: EventModality) -> Parts:
