@@ -81,9 +81,15 @@ def test_masked_events_are_an_exact_share_and_all_hidden_behind_the_mask() -> No
     assert torch.equal(hidden.sum(1), (length * 0.2).round().clamp_min(1).long())
     assert (shown.ids[hidden] == task.modality.mask).all()  # type: ignore[union-attr]
     assert torch.equal(shown.ids[~hidden], x.ids[~hidden])
-    always = make("masked_item", last=1.0).eval()
+    always = make("masked_item", last=1.0, prefix=False).eval()
     end = always.drawn(batch)[1]  # type: ignore[operator]
     assert torch.equal(end, torch.arange(x.ids.shape[1]) == length[:, None] - 1)
+    cut, end, _ = make("masked_item", last=1.0).drawn(batch)  # type: ignore[operator]
+    ends = cut.valid.sum(1)
+    assert torch.equal(end, torch.arange(x.ids.shape[1]) == ends[:, None] - 1)
+    assert ((ends >= 2) & (ends <= length)).all()
+    assert set(ends[length == 12].tolist()) == set(range(2, 13)), "any event from the second on"
+    assert torch.equal(cut.ids[cut.valid], x.ids[cut.valid])
     states = task.encoder(shown).tokens[hidden]
     expected = items.softmax_loss(states, task.encoder.embeddings, x.ids[hidden])  # type: ignore[union-attr]
     torch.testing.assert_close(task(batch).loss, expected)

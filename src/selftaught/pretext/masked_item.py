@@ -18,7 +18,7 @@ from selftaught.losses.items import softmax_loss
 from selftaught.modality.event import EventModality
 from selftaught.pretext.base import Pretext
 
-_HIDE, _LAST = 42, 43  # streams of randomness
+_HIDE, _LAST, _PREFIX = 42, 43, 54  # streams of randomness
 
 
 class MaskedItem(Pretext):
@@ -27,10 +27,13 @@ class MaskedItem(Pretext):
     @dataclass(frozen=True)
     class Config:
         """share: of a row's events that are hidden, at least one. last: of the rows in which the last event alone is hidden; the
-        authors add one such row to every ten others."""
+        authors add one such row to every ten others. prefix: such a row ends at any of its events from the second on, so that each
+        is asked for after those before it alone, as later; the authors' rows end where the history does.
+        """
 
         share: float = 0.2
         last: float = 0.1
+        prefix: bool = True
 
         def __post_init__(self) -> None:
             for name in ("share", "last"):
@@ -59,14 +62,17 @@ class MaskedItem(Pretext):
     def drawn(self, batch: Batch) -> tuple[Tokens, Tensor, Tokens]:
         """The histories, which events are hidden, bool [B, L], and what is seen of them."""
         x = self.modality.plain(batch)
+        last = batch.uniform(_LAST, 1) < self.config.last
+        asked = torch.zeros_like(last)
+        if "scored" in batch.inputs:  # asked about the last event: nothing else is hidden
+            asked = (batch.inputs["scored"].sum(1) < batch.inputs["length"])[:, None]
+        if self.config.prefix:
+            x = _cut(x, batch.uniform(_PREFIX, 1), last & ~asked)
         length = x.valid.sum(1)
         rank = batch.uniform(_HIDE, x.ids.shape[1]).masked_fill(~x.valid, 2.0).argsort(1).argsort(1)
         some = rank < (length * self.config.share).round().clamp_min(1)[:, None]
         end = torch.arange(x.ids.shape[1], device=x.ids.device) == length[:, None] - 1
-        last = batch.uniform(_LAST, 1) < self.config.last
-        if "scored" in batch.inputs:  # asked about the last event: nothing else is hidden
-            last = last | (batch.inputs["scored"].sum(1) < batch.inputs["length"])[:, None]
-        hidden = torch.where(last, end, some) & x.valid
+        hidden = torch.where(last | asked, end, some) & x.valid
         return x, hidden, x._replace(ids=x.ids.masked_fill(hidden, self.modality.mask))
 
     def show(self, batch: Batch) -> Shown:
@@ -77,3 +83,11 @@ class MaskedItem(Pretext):
     def chance(self, batch_size: int) -> float:
         """All items alike."""
         return math.log(len(self.modality.items))
+
+
+def _cut(x: Tokens, u: Tensor, chosen: Tensor) -> Tokens:
+    """The chosen rows [B, 1] up to one of their events, the second at the earliest, by uniform numbers [B, 1]."""
+    length = x.valid.sum(1, keepdim=True)
+    end = (2 + (u * (length - 1)).long()).minimum(length)
+    valid = x.valid & (~chosen | (torch.arange(x.ids.shape[1], device=x.ids.device) < end))
+    return Tokens(x.ids.masked_fill(~valid, 0), valid, valid)
