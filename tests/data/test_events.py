@@ -158,7 +158,7 @@ def test_what_is_refused_is_one_line(tmp_path: Path) -> None:
     for end, message in (
         ("least=9", "no event of"),
         ("core=9", "no event of"),
-        ("core=x", "numbers"),
+        ("core=x", "must be numbers"),
         ("repeats=no", "keep or first"),
     ):
         with pytest.raises(UserError, match=message):
@@ -174,6 +174,19 @@ def test_filters(tmp_path: Path) -> None:
     rows = [(u, i, 0, 0) for u in "abc" for i in "xyz"] + [("d", "x", 0, 0), ("a", "w", 0, 0)]
     core = opened(f"{write(tmp_path / 'b.csv', rows)}?core=3")
     assert (sorted(core.names), list(core.items)) == (["a", "b", "c"], ["x", "y", "z"])
+
+
+def test_a_session_is_a_history_of_its_own(tmp_path: Path) -> None:
+    rows = [("a", "x", 0, 1), ("a", "y", 1800, 1), ("a", "z", 3601, 1), ("b", "x", 0, 1), ("b", "y", 9000, 1)]
+    path = write(tmp_path / "a.csv", rows)
+    expected = {"a/1": ["x", "y"], "a/2": ["z"], "b/1": ["x"], "b/2": ["y"]}
+    assert histories(opened(f"{path}?session=30")) == expected
+    assert histories(opened(f"{path}?session=31")) == {"a/1": ["x", "y", "z"], "b/1": ["x"], "b/2": ["y"]}
+    for end, message in (("session=0", "minutes above 0"), ("session=x", "must be numbers")):
+        with pytest.raises(UserError, match=message):
+            opened(f"{path}?{end}")
+    with pytest.raises(UserError, match="has no times"):
+        opened(f"{write(tmp_path / 'b.csv', [row[:2] for row in rows], 'user,item')}?session=30")
 
 
 def test_ids_of_every_sort(tmp_path: Path) -> None:

@@ -93,5 +93,15 @@ def test_a_log_carries_what_is_known_of_its_items(tmp_path: Path) -> None:
     assert said == [f"1 of 3 items are not in {tmp_path / 'a.csv'}"]
     assert source.fingerprint != plain.fingerprint
     assert source.subset(np.array([0])).about is source.about
-    with pytest.raises(UserError, match="name that as well, with items=FILE"):
-        open_data(f"{log}?words=title", cache=False)
+
+
+def test_columns_of_the_log_itself_may_say_it(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text(
+        "user,what,time,name,sort\na,7,1,Toy,fun\na,9,2,,crime\nb,8,1,Bear,\nb,7,2,Toy,fun;new\nb,9,3,Heat,crime\n"
+    )
+    source = open_data(f"{log}?item=what&words=name&attributes=sort", cache=False)
+    assert isinstance(source, EventSource)
+    assert source.about is not None
+    assert source.about.words == ["Toy", "Bear", "Heat"]
+    assert pairs(source.about) == [("7", "sort: fun"), ("7", "sort: new"), ("9", "sort: crime")]

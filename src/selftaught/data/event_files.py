@@ -120,14 +120,14 @@ def nearest_columns(path: Path, given: dict[str, str]) -> str:
     """What may be meant where users or items have no column by a usual name: user=COLUMN&item=COLUMN by the nearest names."""
     names, said = header(path), []
     for role in ("user", "item"):
-        plain = {plain(name): name for name in reversed(names) if name not in given.values()}
+        others = {plain(name): name for name in reversed(names) if name not in given.values()}
         scored = [
             (difflib.SequenceMatcher(None, name, usual).ratio(), name)
-            for name in plain
+            for name in others
             for usual in USUAL[role].split()
         ]
         best = max(scored, default=(0.0, ""))
-        said.append(f"{role}={given.get(role) or (plain[best[1]] if best[0] > _NEAR else 'COLUMN')}")
+        said.append(f"{role}={given.get(role) or (others[best[1]] if best[0] > _NEAR else 'COLUMN')}")
     return "&".join(said)
 
 

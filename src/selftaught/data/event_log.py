@@ -33,22 +33,27 @@ Progress = Callable[[int, int], None]
 class Filter:
     """Which events of a log are kept. least: rating of those that count as liked; None: all. core: users and items have at least
     so many events, counted again until that is so. repeats: keep an item that comes again in a history, or its first
-    event alone."""
+    event alone. session: minutes without an event after which a user's next one begins a history of its own; None: a history
+    is all of a user's events."""
 
     least: float | None = None
     core: int = 1
     repeats: bool = True
+    session: float | None = None
 
 
 def filter_of(given: dict[str, str]) -> Filter:
-    """The filter that is written after a path: least=4&core=5&repeats=first."""
+    """The filter that is written after a path: least=4&core=5&repeats=first&session=30."""
     try:
-        least, core = float(given["least"]) if "least" in given else None, int(given.get("core", 1))
+        least, session = (float(given[name]) if name in given else None for name in ("least", "session"))
+        core = int(given.get("core", 1))
     except ValueError:
-        raise UserError("least and core after ? must be numbers, as in ?least=4&core=5") from None
+        raise UserError("least, core and session after ? must be numbers, as in ?least=4&core=5&session=30") from None
     if core < 1 or given.get("repeats", "keep") not in ("keep", "first"):
         raise UserError("core after ? must be 1 or more, and repeats keep or first")
-    return Filter(least, core, given.get("repeats", "keep") == "keep")
+    if session is not None and not 0 < session < float("inf"):
+        raise UserError(f"session={given['session']} after ? must be a number of minutes above 0")
+    return Filter(least, core, given.get("repeats", "keep") == "keep", session)
 
 
 @dataclass
@@ -195,6 +200,7 @@ def _sorted(growing: _Growing, columns: Columns | None, chosen: Filter, where: s
         user, item, time, rating = _at(rating >= chosen.least, user, item, time, rating)
     order = np.argsort(user, kind="stable") if time is None else np.lexsort((time, user))  # stable: ties as in the file
     user, item, time, rating = _at(order, user, item, time, rating)
+    users, user = _visits(users, user, time, chosen.session, where)
     if not chosen.repeats:
         user, item, time, rating = _at(_first_only(user, item), user, item, time, rating)
     user, item, time, rating = _at(_kept(user, item, chosen), user, item, time, rating)
@@ -219,6 +225,22 @@ def _sorted(growing: _Growing, columns: Columns | None, chosen: Filter, where: s
         "rating": rating,
         "hashes": hashes,
     }
+
+
+def _visits(
+    users: list[str], user: np.ndarray, time: np.ndarray | None, session: float | None, where: str
+) -> tuple[list[str], np.ndarray]:
+    """Histories that end where a user does nothing for so many minutes, of events sorted by user and time: their names, the
+    user's with a number, and whose each event is."""
+    if session is None:
+        return users, user
+    if time is None:
+        raise UserError(f"{where} has no times, so nothing tells its sessions; leave out session, or name time=COLUMN")
+    new = np.ones(len(user), bool)
+    new[1:] = (np.diff(user) != 0) | (np.diff(time) > 60 * session)
+    owner = user[new]
+    first = np.searchsorted(owner, owner)
+    return [f"{users[u]}/{n}" for u, n in zip(owner, np.arange(len(owner)) - first + 1, strict=True)], new.cumsum() - 1
 
 
 def _at(index: np.ndarray, *arrays: np.ndarray | None) -> list[Any]:

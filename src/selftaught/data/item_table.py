@@ -54,12 +54,12 @@ class ItemFacts(NamedTuple):
 
 
 def read_items(
-    path: Path, items: Sequence[str], words: str | None = None, attributes: str | None = None
+    path: Path, items: Sequence[str], words: str | None = None, attributes: str | None = None, key: str | None = None
 ) -> tuple[ItemFacts, int]:
     """Facts of the items of a log, by their raw ids, and how many items have none.
 
-    words, attributes: names of the columns, several of attributes after commas; None: by their usual names. A JSON file is one
-    object: {item: [attributes]} or {item: words}.
+    words, attributes, key: names of the columns, several of attributes after commas, key that of raw ids; None: by usual names.
+    A JSON file is one object: {item: [attributes]} or {item: words}.
     Raises UserError where the table cannot be read, a column is not there, or no item of the log is.
     """
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
@@ -67,7 +67,7 @@ def read_items(
     place = {item: i for i, item in enumerate(items)}
     said, pairs, codes, seen = [""] * len(items), set[tuple[int, int]](), dict[str, int](), set[int]()
     try:
-        for item, text, has in _rows(path, words, attributes):
+        for item, text, has in _rows(path, words, attributes, key):
             at = place.get(item.strip())
             if at is None:
                 continue
@@ -85,7 +85,9 @@ def read_items(
     return ItemFacts(said, table[:, 0], table[:, 1], names), len(items) - len(seen)
 
 
-def _rows(path: Path, words: str | None, attributes: str | None) -> Iterator[tuple[str, str, list[str]]]:
+def _rows(
+    path: Path, words: str | None, attributes: str | None, key: str | None
+) -> Iterator[tuple[str, str, list[str]]]:
     """(raw id, words, attributes) of each row."""
     if path.suffix.lower() == ".json":
         found = json.loads(path.read_text("utf-8"))
@@ -106,9 +108,9 @@ def _rows(path: Path, words: str | None, attributes: str | None) -> Iterator[tup
                 raise unknown(f"column of {path} for {what}", name, names)
         return chosen
 
-    key = choose(None, USUAL["item"].split(), "items")
+    ids = choose(key, USUAL["item"].split(), "items")
     text, has = choose(words, _WORDS, "words")[:1], choose(attributes, _ATTRIBUTES, "attributes")
-    if not key:
+    if not ids:
         raise UserError(
             f"{path} has no column of items by a usual name, such as item_id; it has {', '.join(names[:20])}"
         )
@@ -117,8 +119,8 @@ def _rows(path: Path, words: str | None, attributes: str | None) -> Iterator[tup
             f"{path} has neither words nor attributes by a usual name; add &words=COLUMN or &attributes=COLUMN; it has "
             f"{', '.join(names[:20])}"
         )
-    for batch in _tables(path, names, list(dict.fromkeys([key[0], *text, *has]))):
-        columns = [_texts(batch, name) for name in (key[0], *text, *has)]
+    for batch in _tables(path, names, list(dict.fromkeys([ids[0], *text, *has]))):
+        columns = [_texts(batch, name) for name in (ids[0], *text, *has)]
         for item, *rest in zip(*columns, strict=True):
             cells = zip(has, rest[len(text) :], strict=True)
             yield item, rest[0] if text else "", [f"{plain(c)}: {x}" for c, cell in cells for x in _cut(c, cell)]

@@ -190,8 +190,8 @@ def _open_path(data: str, options: _Options, path_column: str | None, label_colu
 
 def _open_log(path: Path, given: dict[str, str], options: "_Options") -> Source:
     """A log of events; after the path its columns, which events are kept, and a table of its items:
-    ?user=COLUMN&least=4&core=5&repeats=first&items=FILE&words=COLUMN&attributes=COLUMN,COLUMN."""
-    known = {*event_files.USUAL, "least", "core", "repeats", "items", "words", "attributes"}
+    ?user=COLUMN&least=4&core=5&repeats=first&session=30&items=FILE&words=COLUMN&attributes=COLUMN,COLUMN."""
+    known = {*event_files.USUAL, "least", "core", "repeats", "session", "items", "words", "attributes"}
     if unknown := sorted(set(given) - known):
         raise UserError(f"'{unknown[0]}' after ? is not known for a log of events; use {', '.join(sorted(known))}")
     chosen = event_log.filter_of(given)
@@ -199,14 +199,14 @@ def _open_log(path: Path, given: dict[str, str], options: "_Options") -> Source:
     source = event_log.open_events(
         path, log, chosen, cache=folder, max_bad=options.max_bad, say=options.say, progress=options.progress
     )
-    if "items" in given:
-        table = Path(given["items"])
+    if {"items", "words", "attributes"} & set(given):  # without a table of items these are columns of the log itself
+        table = Path(given.get("items", path))
         table = path.parent / table if not table.exists() else table
-        source.about, without = item_table.read_items(table, source.items, given.get("words"), given.get("attributes"))
+        key = given.get("item") if table == path else None
+        facts = item_table.read_items(table, source.items, given.get("words"), given.get("attributes"), key)
+        source.about, without = facts
         if without:
             options.say(f"{without} of {len(source.items)} items are not in {table}")
-    elif more := {"words", "attributes"} & set(given):
-        raise UserError(f"'{min(more)}' after ? names columns of a table of items; name that as well, with items=FILE")
     return source
 
 

@@ -27,8 +27,8 @@ class MaskedItem(Pretext):
     @dataclass(frozen=True)
     class Config:
         """share: of a row's events that are hidden, at least one. last: of the rows in which the last event alone is hidden; the
-        authors add one such row to every ten others. prefix: such a row ends at any of its events from the second on, so that each
-        is asked for after those before it alone, as later; the authors' rows end where the history does.
+        authors add one such row to every ten others. prefix: such a row ends at any of its events from the second on, so that
+        each is asked for after those before it alone, as later; the authors' rows end where the history does.
         """
 
         share: float = 0.2
