@@ -262,3 +262,20 @@ def test_a_page_opens_in_chromium_without_a_word_on_its_console(hostile, tmp_pat
     (switch,) = [a for a in elements.tags("button") if a.get("id") == "switch"]
     assert "hidden" not in switch, "the page's own script ran under its Content-Security-Policy"
     assert len(elements.tags("img")) == 1
+
+
+def test_rankings_tell_how_many_and_how_rare_items_they_show(tmp_path):
+    """And their first figure is the one that the verdict is told by; names stay text and wrong shapes stop nothing."""
+    row = {"measure": "ranking", "labels": None, "labels_n": 0, "low": 0.1, "high": 0.3, "seeds": [0], "n": 9}
+    rows = [
+        {**row, "features": name, "metric": metric, "value": value}
+        for metric, value in (("hr@5", 0.11), ("ndcg@10", 0.22))
+        for name in ("pretrained", "ease")
+    ]
+    one = {"coverage@10": 0.25, "novelty@10": 7.31, "ndcg@10_by_popularity": {"head": {"value": 0.4321, "n": 5}}}
+    lists = {"pretrained": one, "<b>bold</b>": {"coverage@10": "much", "ndcg@10_by_popularity": [1]}, "broken": 3}
+    (tmp_path / "ranking.json").write_text(json.dumps({"rows": rows, "verdict": [], "lists": lists}))
+    text = Elements(page(tmp_path)).text
+    assert text.index("Ranking nDCG@10") < text.index("0.220") < text.index("Ranking, HR@5")
+    assert all(part in text for part in ("items shown", "25%", "7.3", "0.432", "<b>bold</b>"))
+    assert "bold" not in {name for name, _ in Elements(page(tmp_path)).found}

@@ -96,7 +96,7 @@ class Network(nn.Module):
 
     def forward(self, ids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
         """States [T, D] of packed events, ids and positions [T]."""
-        x = self.enter(self.dropout(self.items(ids) * self.scale + self.positions(positions)))
+        x = self.dropout(self.enter(self.items(ids) * self.scale + self.positions(positions)))
         for layer in self.layers:
             x = layer(x, packing)
         return self.leave(x)

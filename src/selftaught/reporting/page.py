@@ -185,7 +185,41 @@ def _results_section(files: RunFiles, table: list[Line]) -> str:
     )
     head = f'<tr><th scope="col">labels</th>{heads}<th scope="col">over baseline</th><th></th></tr>'
     body = f'<table class="results"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
-    return section("Results", side, f'<div class="scroll">{body}</div>{note}', full=len(names) > 4)
+    body = f'<div class="scroll">{body}</div>{note}{_lists(files.evaluation.get("lists"))}'
+    return section("Results", side, body, full=len(names) > 4)
+
+
+def _lists(found: object) -> str:
+    """What rankings are told by beside their hits: how many items they show, how rare ones, and for whom they are right."""
+    if not isinstance(found, dict):
+        return ""
+    rows = []
+    for name, one in found.items():
+        if not isinstance(one, dict):
+            continue
+        groups = one.get("ndcg@10_by_popularity")
+        groups = groups if isinstance(groups, dict) else {}
+        cells = [("items shown", _shown(one.get("coverage@10"), "{:.0%}"))]
+        cells.append(("novelty, bits", _shown(one.get("novelty@10"), "{:.1f}")))
+        for group, title in (("head", "popular"), ("middle", "middling"), ("tail", "rare"), ("cold", "new")):
+            cell = groups.get(group)
+            cells.append((f"nDCG@10, {title}", _shown(cell.get("value"), "{:.3f}") if isinstance(cell, dict) else "–"))
+        label = f'<th scope="row" data-label="">{escape(shorten(results.feature_name(str(name)), 18))}</th>'
+        rows.append(f"<tr>{label}" + "".join(f'<td data-label="{t}"><span>{c}</span></td>' for t, c in cells) + "</tr>")
+        heads = "".join(f'<th scope="col">{title}</th>' for title, _ in cells)
+    if not rows:
+        return ""
+    table = f'<table class="results"><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    note = (
+        "Items shown: in anyone's first ten. Popular items have half of the events that taught, middling ones the next 30 %, "
+        "rare ones the last 20 %, new ones none. Novelty: the mean of -log2 of an item's share of these events."
+    )
+    return f'<div class="scroll">{table}</div><p class="note">{unbroken(note)}</p>'
+
+
+def _shown(value: object, form: str) -> str:
+    found = results.number(value)
+    return "–" if found is None else form.format(found)
 
 
 def _bounds(table: list[Line], group: tuple[str, str]) -> tuple[float, float]:

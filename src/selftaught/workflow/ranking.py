@@ -131,7 +131,7 @@ def ranked(scores: Scores, log: Log, cases: Cases, filtered: bool, meter: Any) -
 
 
 def baselines(log: Log, filtered: bool, seed: int, left_out: dict[str, str]) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Fitted baselines and their settings, chosen by NDCG@10 on validation cases alone; why others are missing goes to
+    """Fitted baselines and their settings, chosen by nDCG@10 on validation cases alone; why others are missing goes to
     `left_out`. They learn from what the encoder learned from."""
     histories = log.matrix(*log.train.T)
     found: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -179,7 +179,7 @@ def _result(found: dict[str, Ranking], log: Log, protocol: Protocol, seed: int) 
             if metric == _CHOSEN_BY and name != "random":
                 said = "beats" if low > 0 else "is behind" if high < 0 else "cannot be told from"
                 title = _TITLES.get(name, name)
-                sentences.append(f"Pretraining {said} {title}: {value:+.4f} NDCG@10 [{low:+.4f}, {high:+.4f}].")
+                sentences.append(f"Pretraining {said} {title}: {value:+.4f} nDCG@10 [{low:+.4f}, {high:+.4f}].")
     lists = {
         name: {**r.coverage(), **r.novelty(), "ndcg@10_by_popularity": r.by_popularity(_CHOSEN_BY)}
         for name, r in found.items()
@@ -231,7 +231,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
             found[name] = ranked(baseline_scores(model, log, log.test), log, log.test, filtered, more)
             settings |= {name: chosen} if chosen else {}
     result = _result(found, log, protocol, seed)
-    result["protocol"] |= {"baselines": "settings chosen by NDCG@10 on validation cases", "settings": settings}
+    result["protocol"] |= {"baselines": "settings chosen by nDCG@10 on validation cases", "settings": settings}
     result |= {"data": str(data), "data_hash": source.fingerprint, "recipe_hash": loaded.info.get("recipe_hash")}
     result["protocol"] |= {"baselines_left_out": left_out} if left_out else {}
     if source.fingerprint != loaded.info.get("data_hash"):
