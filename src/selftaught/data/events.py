@@ -9,6 +9,7 @@ from torch import Tensor
 
 from selftaught.data.item_table import ItemFacts
 from selftaught.data.source import Skipped, Source
+from selftaught.errors import unknown
 
 
 class EventSource(Source):
@@ -77,6 +78,14 @@ class EventSource(Source):
             ids, asked, there = ids[:, :width], asked[:, :width] & there[:, :width], there[:, :width]
         found = {"items": torch.from_numpy(ids), "length": torch.from_numpy(there.sum(1))}
         return found if self._asked is None else {**found, "scored": torch.from_numpy(asked)}
+
+    def places(self, users: Sequence[str]) -> np.ndarray:
+        """Positions int64 of users by their raw ids; UserError for one that is not there."""
+        place = {name: i for i, name in enumerate(self.names)}
+        for name in users:
+            if name not in place:
+                raise unknown("user", name, place)
+        return np.array([place[name] for name in users], np.int64)
 
     def subset(self, index: np.ndarray) -> "EventSource":
         index = np.arange(len(self))[index]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from selftaught.batch import Encoded
@@ -90,3 +91,10 @@ class Encoder(nn.Module):
     def layer_of(self, name: str) -> int:
         """Depth of the parameter called `name`, 0 (input) to `depth` (output): what layer-wise decay counts by."""
         raise NotImplementedError
+
+
+def item_scores(states: Tensor, table: Tensor) -> Tensor:
+    """Of states [n, D] the scores [n, V + 2] of the ids of a table [V + 2, D]; -inf for its first, no item, and its last, the
+    mask."""
+    found = states @ table.T
+    return found.index_fill(1, torch.tensor([0, len(table) - 1], device=found.device), -torch.inf)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from selftaught.batch import Encoded, Tokens
-from selftaught.encoders.base import Encoder, EncoderConfig
+from selftaught.encoders.base import Encoder, EncoderConfig, item_scores
 from selftaught.errors import UserError
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -26,6 +26,10 @@ class Adjacency(NamedTuple):
     forth: Tensor
     back: Tensor
     root: Tensor
+
+    def to(self, device: torch.device) -> Adjacency:
+        """The same on a device."""
+        return Adjacency(*(x.to(device) for x in self))
 
 
 class Spread(NamedTuple):
@@ -159,9 +163,7 @@ class GraphEncoder(Encoder):
 
     def scores(self, vectors: Tensor) -> Tensor:
         """Of states [n, D] the scores [n, V + 2] of all items; -inf for what is none."""
-        found = vectors @ self.embeddings.T
-        none = torch.tensor([0, self.config.vocabulary - 1], device=found.device)
-        return found.index_fill(1, none, -torch.inf)
+        return item_scores(vectors, self.embeddings)
 
     def layer_of(self, name: str) -> int:
         """One layer is learned."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selftaught.batch import Encoded, Tokens
-from selftaught.encoders.base import Encoder, EncoderConfig
+from selftaught.encoders.base import Encoder, EncoderConfig, item_scores
 from selftaught.encoders.packing import Packing, attend
 from selftaught.errors import UserError
 
@@ -177,9 +177,7 @@ class SequenceEncoder(Encoder):
 
     def scores(self, vectors: Tensor) -> Tensor:
         """Of states [n, D] the scores [n, V + 2] of all items; -inf for what is none."""
-        found = vectors @ self.embeddings.T
-        none = torch.tensor([0, self.config.vocabulary - 1], device=found.device)
-        return found.index_fill(1, none, -torch.inf)
+        return item_scores(vectors, self.embeddings)
 
     def layer_of(self, name: str) -> int:
         """0 for the embeddings, i for the i-th layer, `depth` for what follows."""

@@ -262,12 +262,12 @@ def info_nce(
     if not isinstance(temperature, Tensor):
         _check_temperature(temperature)
         bounded = normalized and 1 / temperature <= _SAFE_LOGIT
-    shape = normalize if normalized else _at_least_float
+    ready = normalize if normalized else _at_least_float
     with torch.autocast(query.device.type, enabled=False):
-        rows, keys = shape(query) / temperature, shape(key)
+        rows, keys = ready(query) / temperature, ready(key)
         positive = (rows * keys[: len(rows)]).sum(-1)
         if negatives is not None:
-            columns, own = shape(negatives), _Own(0)
+            columns, own = ready(negatives), _Own(0)
         else:
             columns, own = (_Gather.apply(keys) if world > 1 else keys), _Own(1, rank * len(keys))
         lse, top = _NegativesLogSumExp.apply(rows, columns, own, bounded)

@@ -12,7 +12,7 @@ import torch
 
 from selftaught.batch import Batch, Seen, Shown, Step
 from selftaught.encoders import Encoder
-from selftaught.encoders.graphs import Adjacency, GraphEncoder, adjacency
+from selftaught.encoders.graphs import GraphEncoder, adjacency
 from selftaught.errors import UserError
 from selftaught.losses.items import beside, bpr_loss, softmax_loss
 from selftaught.losses.tokens import mean_count
@@ -54,7 +54,7 @@ class LightGCN(Pretext):
 
     def forward(self, batch: Batch) -> Step:
         encoder = cast(GraphEncoder, self.encoder)
-        self.a = Adjacency(*(x.to(batch.index.device) for x in self.a))
+        self.a = self.a.to(batch.index.device)
         spread = encoder.propagate(self.a)
         encoder.keep(spread)
         x, asked = self.modality.given(batch)

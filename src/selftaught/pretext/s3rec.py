@@ -73,13 +73,13 @@ class S3Rec(Pretext):
         hidden = self.hidden(batch, x)
         shown = x._replace(ids=x.ids.masked_fill(hidden, self.modality.mask))
         h = self.encoder(shown, both_ways=True).tokens
-        open_ = x.valid & ~hidden
+        seen = x.valid & ~hidden
         u = batch.uniform(_NEGATIVE, x.ids.shape[1])[hidden]
         other = beside(x.ids[hidden], u[:, None], len(self.modality.items))[:, 0]
         table = cast(Any, self.encoder).embeddings
         mip = bpr_loss(self.heads["mip"](h[hidden]), table, x.ids[hidden], other)
         parts = {
-            "aap": self._attributes("aap", h[open_], x.ids[open_]) / mean_count(x.ids[x.valid]),
+            "aap": self._attributes("aap", h[seen], x.ids[seen]) / mean_count(x.ids[x.valid]),
             "mip": mip * mean_count(x.ids[hidden]) / mean_count(x.ids[x.valid]),
             "map": self._attributes("map", h[hidden], x.ids[hidden]) / mean_count(x.ids[x.valid]),
             "sp": self._segments(batch, x) * len(batch) / mean_count(x.ids[x.valid]),

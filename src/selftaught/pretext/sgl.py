@@ -69,7 +69,7 @@ class SGL(Pretext):
 
     def forward(self, batch: Batch) -> Step:
         encoder = cast(GraphEncoder, self.encoder)
-        self.graph, self.a = self.graph.to(batch.index.device), Adjacency(*(x.to(batch.index.device) for x in self.a))
+        self.graph, self.a = self.graph.to(batch.index.device), self.a.to(batch.index.device)
         spread = encoder.propagate(self.a)
         encoder.keep(spread)
         x, asked = self.modality.given(batch)

@@ -136,13 +136,7 @@ def recommend(run: Path, data: Any, wanted: Wanted, out: Path | None, device: st
 def _of_users(model: Recommender, source: Any, wanted: Wanted, quiet: bool) -> list[dict[str, Any]]:
     if not isinstance(source, EventSource):
         raise UserError(f"recommend serves users of an event log, and this is {source.kind} data")
-    index = np.arange(len(source))
-    if wanted.user:
-        place = {name: i for i, name in enumerate(source.names)}
-        for name in wanted.user:
-            if name not in place:
-                raise unknown("user", name, place)
-        index = np.array([place[name] for name in wanted.user])
+    index = source.places(wanted.user) if wanted.user else np.arange(len(source))
     known, rows = known_items(source, model.modality), list[dict[str, Any]]()
     with Meter("recommend", len(index), quiet=quiet) as meter:
         for start in range(0, len(index), model.rows):

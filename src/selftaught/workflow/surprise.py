@@ -13,7 +13,7 @@ from selftaught import bundle
 from selftaught.batch import Tokens
 from selftaught.data.events import EventSource
 from selftaught.data.ragged import within
-from selftaught.errors import UserError, unknown
+from selftaught.errors import UserError
 from selftaught.modality.event import EventModality
 from selftaught.train.progress import Meter
 from selftaught.workflow.columns import check_out, write_columns
@@ -114,11 +114,7 @@ def surprise(
     if not isinstance(source, EventSource):
         raise UserError(f"surprise measures events of a log, and this is {source.kind} data")
     if user:
-        place = {name: i for i, name in enumerate(source.names)}
-        for name in user:
-            if name not in place:
-                raise unknown("user", name, place)
-        source = source.subset(np.array([place[name] for name in user]))
+        source = source.subset(source.places(user))
     model = Surprise(run, source, device)
     size = model.modality.size
     step = max(1, _AT_ONCE // (model.modality.vocabulary * (1 if model.masked else size)))
