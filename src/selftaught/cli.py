@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from selftaught import __version__, api
-from selftaught.errors import UserError
+from selftaught.errors import UserError, say
 
 VERBS = (
     *("pretrain", "evaluate", "finetune", "predict", "embed", "fill", "generate", "recommend", "surprise", "export"),
@@ -104,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         _show(verb, result)
     except UserError as error:
-        print(f"selftaught: {error}", file=sys.stderr)
+        say(f"selftaught: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("selftaught: interrupted; type the same command to go on", file=sys.stderr)
+        say("selftaught: interrupted; type the same command to go on")
         return 130
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from selftaught.disk import disk_error
 
         full = disk_error(error, Path(os.fsdecode(error.filename)))
-        print(f"selftaught: {full or f'{error.filename}: {error.strerror}'}", file=sys.stderr)
+        say(f"selftaught: {full or f'{error.filename}: {error.strerror}'}")
         return 2 if full is None else full.exit_code
     return 0
 

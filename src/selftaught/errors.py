@@ -1,8 +1,9 @@
-"""What can go wrong by the user's hand, said in one line: the value, the constraint, the fix."""
+"""What is said to the person at the terminal, and what can go wrong by their hand: the value, the constraint, the fix."""
 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -20,6 +21,15 @@ class RunStopped(UserError):
 
 class BadSample(Exception):
     """One sample that cannot be used; the message is the reason shown in the list of skipped samples."""
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal, on standard error; results go to standard output.
+
+    In one write: print's second, of the newline, is lost if Ctrl-C comes between the two, and the last line runs on.
+    """
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -7,6 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from selftaught.errors import say
+
 
 def clock(seconds: float) -> str:
     """Seconds as `45 s`, `3 min 05 s` or `2 h 10 min`."""
@@ -68,11 +70,11 @@ class Meter:
         if not self.quiet and (now - self.said >= self.every or done == self.total):
             self.said = now
             parts = [f"{self.what} {done}/{self.total}", left, note]
-            print("  ".join(p for p in parts if p), file=sys.stderr, flush=True)
+            say("  ".join(p for p in parts if p))
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         if self.bar:
             self.bar.console.print(line, highlight=False, markup=False)
         elif not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            say(line)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from selftaught.data.demo import fetch_demo
 from selftaught.data.demos import DEMOS
+from selftaught.errors import say
 from selftaught.workflow.evaluate import Asked
 from selftaught.workflow.measure import evaluate
 from selftaught.workflow.plan import Request
-from selftaught.workflow.prepare import say
 from selftaught.workflow.pretrain import pretrain
 
 _DRAWS = 10  # few labels: which ones were drawn is most of the uncertainty

@@ -11,7 +11,7 @@ from torch import Tensor
 from selftaught import bundle, disk, rng
 from selftaught.data import Source, holdout
 from selftaught.encoders import build, named
-from selftaught.errors import UserError
+from selftaught.errors import UserError, say
 from selftaught.evaluation import efficiency, features
 from selftaught.evaluation.efficiency import Row
 from selftaught.evaluation.verdict import verdict
@@ -20,7 +20,7 @@ from selftaught.settings import digest, load_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.likelihood import likelihood
-from selftaught.workflow.prepare import open_source, pick_device, positive, same_kind, say
+from selftaught.workflow.prepare import open_source, pick_device, positive, same_kind
 
 _ATLAS = 1500
 _LEAST_TEST = 20

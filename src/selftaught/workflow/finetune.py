@@ -12,6 +12,7 @@ from selftaught import bundle, disk, rng
 from selftaught.data import Source
 from selftaught.downstream import Downstream, lora
 from selftaught.encoders import EncoderConfig, build
+from selftaught.errors import say
 from selftaught.settings import from_json, merged, sections, to_json
 from selftaught.train import checkpoint, distributed
 from selftaught.train.config import TrainConfig
@@ -19,7 +20,7 @@ from selftaught.train.folder import RunFolder
 from selftaught.train.loop import Trainer, fit
 from selftaught.train.order import Order
 from selftaught.workflow.jobs import Job, job_called
-from selftaught.workflow.prepare import fetcher, pick_device, pick_precision, pick_threads, positive, say
+from selftaught.workflow.prepare import fetcher, pick_device, pick_precision, pick_threads, positive
 from selftaught.workflow.pretrain import Interrupted
 
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from selftaught import bundle, rng
 from selftaught.batch import Batch, Tokens
-from selftaught.errors import UserError
+from selftaught.errors import UserError, say
 from selftaught.modality.text import TextModality
 from selftaught.modality.text.tokenizer import SPECIAL
-from selftaught.workflow.prepare import pick_device, positive, say
+from selftaught.workflow.prepare import pick_device, positive
 
 _DRAW = 9  # key of the draws
 MASK = SPECIAL[-1]

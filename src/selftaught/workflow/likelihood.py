@@ -13,12 +13,11 @@ from torch import Tensor
 from selftaught import bundle, rng
 from selftaught.data.texts import TextSource
 from selftaught.data.tokens import TokenSource
-from selftaught.errors import UserError
+from selftaught.errors import UserError, say
 from selftaught.evaluation import likelihood as measure
 from selftaught.modality.text import TextModality
 from selftaught.train.progress import Meter
 from selftaught.workflow.kinds import kind_called
-from selftaught.workflow.prepare import say
 
 _TOKENS = 1 << 18  # at most so many are predicted, and
 _IN_TURN = 1 << 11  # so many hidden one at a time, each of which costs a whole text

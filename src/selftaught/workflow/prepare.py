@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,12 @@ from selftaught.data.opening import is_events
 from selftaught.data.text_pairs import is_pairs, open_pairs
 from selftaught.encoders import EncoderConfig, build
 from selftaught.encoders.precision import fast_bf16, sound_in_bf16
-from selftaught.errors import UserError
+from selftaught.errors import UserError, say
 from selftaught.modality.base import Modality
 from selftaught.train.progress import Meter
 from selftaught.workflow.kinds import kind_called
 
 _STORED = 111  # px: small training sizes share one prepared copy, and crops have detail to zoom into
-
-
-def say(line: str) -> None:
-    """A line for the person at the terminal; results go to standard output, this does not."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def positive(**given: int | float | None) -> None:

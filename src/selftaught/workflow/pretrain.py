@@ -11,7 +11,7 @@ import torch
 from selftaught import bundle, disk
 from selftaught.data import Source
 from selftaught.encoders import build
-from selftaught.errors import RunStopped, UserError
+from selftaught.errors import RunStopped, UserError, say
 from selftaught.evaluation.guard import Guard
 from selftaught.evaluation.monitor import HealthMonitor
 from selftaught.modality.base import Modality
@@ -25,7 +25,7 @@ from selftaught.train.order import Order
 from selftaught.workflow.general import guard_of, opened
 from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.plan import Request, Resolved, build_task, check, limit_of, resolve
-from selftaught.workflow.prepare import fetcher, name_of, open_source, pick_device, pick_threads, say
+from selftaught.workflow.prepare import fetcher, name_of, open_source, pick_device, pick_threads
 
 
 class Interrupted(RunStopped):

@@ -16,7 +16,7 @@ from selftaught.data.protocols import Cases, Parts, Protocol
 from selftaught.data.ragged import inside
 from selftaught.encoders import build
 from selftaught.encoders.graphs import adjacency
-from selftaught.errors import UserError
+from selftaught.errors import UserError, say
 from selftaught.evaluation import recommenders
 from selftaught.evaluation.ranking import Ranking, difference
 from selftaught.evaluation.similarity import interval
@@ -26,7 +26,7 @@ from selftaught.settings import from_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.evaluate import Asked, home
 from selftaught.workflow.kinds.events import known_items, parts_of
-from selftaught.workflow.prepare import pick_device, say
+from selftaught.workflow.prepare import pick_device
 
 _AT_ONCE = 1 << 25  # scores held at a time
 _CASES = 20_000  # at most so many are ranked: an interval over more is narrow enough

@@ -8,11 +8,11 @@ import torch
 
 from selftaught import bundle, disk
 from selftaught.data.text_pairs import PairSource
-from selftaught.errors import UserError
+from selftaught.errors import UserError, say
 from selftaught.evaluation import similarity
 from selftaught.reporting import results_table, write_report
 from selftaught.workflow.evaluate import Asked, Split, feature_sets, home, seen_hashes
-from selftaught.workflow.prepare import pick_device, say
+from selftaught.workflow.prepare import pick_device
 
 _NAMES = {"random_init": "random initialisation", "raw": "TF-IDF"}
 _TITLES = {"spearman": "Spearman's correlation", "ndcg@10": "nDCG@10"}

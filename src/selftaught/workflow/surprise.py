@@ -13,12 +13,12 @@ from selftaught import bundle
 from selftaught.batch import Tokens
 from selftaught.data.events import EventSource
 from selftaught.data.ragged import within
-from selftaught.errors import UserError
+from selftaught.errors import UserError, say
 from selftaught.modality.event import EventModality
 from selftaught.train.progress import Meter
 from selftaught.workflow.columns import check_out, write_columns
 from selftaught.workflow.kinds.events import known_items
-from selftaught.workflow.prepare import open_source, pick_device, positive, say
+from selftaught.workflow.prepare import open_source, pick_device, positive
 
 _AT_ONCE = 1 << 24  # scores held at a time
 

@@ -17,7 +17,7 @@ from selftaught.data.tokens import tokenized
 from selftaught.downstream.base import describe
 from selftaught.downstream.translate import TARGET, Translate
 from selftaught.encoders import Encoder
-from selftaught.errors import UserError
+from selftaught.errors import UserError, say
 from selftaught.evaluation import translation
 from selftaught.evaluation.features import raw_batches
 from selftaught.evaluation.intervals import Interval
@@ -28,7 +28,7 @@ from selftaught.settings import from_json, to_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.evaluate import Split, seen_hashes
 from selftaught.workflow.jobs.base import Job
-from selftaught.workflow.prepare import open_source, say
+from selftaught.workflow.prepare import open_source
 
 _LEAST_TEST = 20
 _HELD_OUT = 0.1  # of pairs that pretraining knows nothing of
