@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from selftaught.losses.ranks import gather, place
 
 _EPS = 1e-12
 _TIE = 1e-5  # difference of cosines below which rounding decides
@@ -168,30 +169,6 @@ def _softmax_gradient(
     return weight
 
 
-class _Gather(torch.autograd.Function):
-    """All ranks' rows in the order of ranks; backward sums what every rank's loss asks of this rank's rows."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        everyone = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
-        dist.all_gather(list(everyone.split(len(x))), x.contiguous())
-        return everyone
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-def _world() -> tuple[int, int]:
-    """Rank and world size; (0, 1) outside torch.distributed."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
 def _contrast(positive: Tensor, lse: Tensor, top: Tensor, margin: Tensor | float, decoupled: bool) -> Contrast:
     """The mean loss over anchors, from their positive's logit and their negatives' log-sum-exp and maximum."""
     loss = lse - positive if decoupled else -F.logsigmoid(positive - lse)
@@ -218,7 +195,7 @@ def nt_xent(
     At chance, when no view can be told from another, the loss is log(2N - 1) with N over all ranks.
     Raises ValueError for unequal shapes, a temperature not above 0, or one pair alone with decoupled.
     """
-    rank, world = _world()
+    rank, world = place()
     if z1.shape != z2.shape:
         raise ValueError(f"views of shape {tuple(z1.shape)} and {tuple(z2.shape)} are not pairs; give equal shapes")
     _check_temperature(temperature)
@@ -230,7 +207,7 @@ def nt_xent(
         z = normalize(z, temperature**-0.5) if normalized else _at_least_float(z) * temperature**-0.5
         positive = (z[:, 0] * z[:, 1]).sum(-1).repeat_interleave(2)
         rows = z.flatten(0, 1)
-        columns = _Gather.apply(rows) if world > 1 else None
+        columns = gather(rows) if world > 1 else None
         bounded = normalized and 1 / temperature <= _SAFE_LOGIT
         lse, top = _NegativesLogSumExp.apply(rows, columns, _Own(2, rank * len(rows)), bounded)
         return _contrast(positive, lse, top, _TIE / temperature, decoupled)
@@ -255,7 +232,7 @@ def info_nce(
     At chance the loss is log(1 + number of negatives). Everything is normalised here, in float32 or float64.
     Raises ValueError for fewer keys than queries or a temperature not above 0.
     """
-    rank, world = _world() if gathered else (0, 1)
+    rank = place()[0] if gathered else 0
     if len(key) < len(query):
         raise ValueError(f"{len(key)} keys for {len(query)} queries; key[i] must be the positive of query[i]")
     bounded = False  # a tensor's value is not read: on a GPU that would wait for it
@@ -269,7 +246,7 @@ def info_nce(
         if negatives is not None:
             columns, own = ready(negatives), _Own(0)
         else:
-            columns, own = (_Gather.apply(keys) if world > 1 else keys), _Own(1, rank * len(keys))
+            columns, own = (gather(keys) if gathered else keys), _Own(1, rank * len(keys))
         lse, top = _NegativesLogSumExp.apply(rows, columns, own, bounded)
         return _contrast(positive, lse, top, _TIE / temperature, decoupled=False)
 

@@ -1,10 +1,10 @@
 """Cross-entropy over tokens that differ in number from batch to batch and rank to rank."""
 
-import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from selftaught.losses.ranks import mean_count
 
 
 def token_cross_entropy(
@@ -31,12 +31,3 @@ def token_binary_cross_entropy(logits: Float[Tensor, " n"], target: Bool[Tensor,
     of all ranks as in `token_cross_entropy`."""
     total = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="sum")
     return total / mean_count(target)
-
-
-def mean_count(target: Tensor) -> Tensor:
-    """The mean number of targets of a rank, at least one: a sum over it is a mean over those of all ranks."""
-    n = torch.tensor(float(len(target)), device=target.device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(n)
-        n /= dist.get_world_size()
-    return n.clamp_min(1.0)

@@ -17,7 +17,7 @@ from selftaught.encoders.graphs import Adjacency, GraphEncoder, Spread, adjacenc
 from selftaught.errors import UserError
 from selftaught.losses.contrastive import info_nce
 from selftaught.losses.items import beside, bpr_loss, drawn
-from selftaught.losses.tokens import mean_count
+from selftaught.losses.ranks import mean_count
 from selftaught.modality.event import EventModality, Graph
 from selftaught.pretext.base import Pretext
 
