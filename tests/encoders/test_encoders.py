@@ -172,3 +172,31 @@ def test_choice_fits_machine_and_task() -> None:
     assert choose(32, "cpu") == "resnet10_x0.5"
     assert choose(32, "cpu", frozenset({"keep"})) == "vit_micro"
     assert choose(224, "cuda") == "resnet50"
+
+
+def test_a_vit_reads_a_token_in_the_place_of_hidden_patches() -> None:
+    encoder = build(EncoderConfig("vit_micro", 16, 1)).eval()
+    x, token = torch.randn(3, 1, 16, 16), torch.randn(encoder.token_width)
+    none = torch.zeros(3, encoder.grid[0] * encoder.grid[1], dtype=torch.bool)
+    assert torch.equal(encoder(x, hide=(none, token)).tokens, encoder(x).tokens)
+    some = none.clone()
+    some[:, 0] = True
+    other = x.clone()
+    other[:, :, : encoder.patch, : encoder.patch] += 5
+    assert torch.equal(encoder(x, hide=(some, token)).tokens, encoder(other, hide=(some, token)).tokens)
+    assert not torch.allclose(encoder(x, hide=(some, token)).tokens, encoder(x).tokens)
+
+
+@pytest.mark.parametrize("name", ["vit_micro", "resnet10_x0.25", "vit_tiny_patch16_224"])
+def test_sizes_other_than_its_own_are_read(name: str) -> None:
+    """A ViT resamples its positions; an encoder built for the other size, given these, says the same."""
+    encoder = build(EncoderConfig(name, 32, 3)).eval()
+    assert "sizes" in encoder.abilities
+    x = torch.randn(2, 3, 16, 16)
+    found = encoder(x)
+    assert found.pooled.shape == (2, encoder.width)
+    if encoder.patch:
+        other = build(EncoderConfig(name, 16, 3)).eval()
+        if other.patch == encoder.patch:
+            other.load_state_dict(other.adapted(encoder.state_dict()))
+            torch.testing.assert_close(other(x).pooled, found.pooled)

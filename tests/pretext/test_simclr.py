@@ -11,18 +11,18 @@ from selftaught.pretext.simclr import SimCLR
 from tests.contracts.conftest import batch_of, make
 
 
-@pytest.mark.parametrize("decoupled", [False, True])
-def test_loss_is_the_published_one(batch: Batch, decoupled: bool) -> None:
-    task = make("simclr", temperature=0.2, decoupled=decoupled).eval()
+@pytest.mark.parametrize("name", ["simclr", "dcl"])
+def test_loss_is_the_published_one(batch: Batch, name: str) -> None:
+    task = make(name, temperature=0.2).eval()
     loss = task(batch).loss
-    views = [task.modality.view(batch, task.view, stream) for stream in (1, 2)]
+    views = [task.modality.view(batch, task.views[0], stream) for stream in (1, 2)]
     z = torch.cat([task.head(task.encoder(v).pooled) for v in views]).double()
     z = z / z.norm(dim=1, keepdim=True)
     n, total = len(batch), 0.0
     for i in range(2 * n):
         j = (i + n) % (2 * n)
         s = torch.exp(z @ z[i] / 0.2)
-        others = [k for k in range(2 * n) if k != i and not (decoupled and k == j)]
+        others = [k for k in range(2 * n) if k != i and not (name == "dcl" and k == j)]
         total -= math.log(s[j].item() / sum(s[k].item() for k in others))
     assert loss.item() == pytest.approx(total / (2 * n), rel=1e-5)
 
@@ -40,9 +40,9 @@ def test_identical_features_give_the_chance_loss(batch: Batch) -> None:
 
 def test_the_two_views_of_a_sample_differ(batch: Batch) -> None:
     task = make("simclr")
-    one, two = (task.modality.view(batch, task.view, stream) for stream in (1, 2))
+    one, two = (task.modality.view(batch, task.views[0], stream) for stream in (1, 2))
     assert not torch.equal(one, two)
-    again = task.modality.view(dataclasses.replace(batch), task.view, 1)
+    again = task.modality.view(dataclasses.replace(batch), task.views[0], 1)
     assert torch.equal(one, again)
 
 
@@ -52,7 +52,7 @@ def test_two_crops_of_a_text_are_views_as_those_of_a_picture(batch: Batch) -> No
     like = make("mlm")
     task = SimCLR(like.encoder, like.modality, SimCLR.Config(temperature=0.2, view={"crop": [0.3, 0.7]})).eval()
     loss = task(texts).loss
-    views = [task.modality.view(texts, task.view, stream) for stream in (1, 2)]
+    views = [task.modality.view(texts, task.views[0], stream) for stream in (1, 2)]
     assert views[0].ids.shape != views[1].ids.shape
     z = torch.cat([task.head(task.encoder(v).pooled) for v in views])
     z = torch.nn.functional.normalize(z.double())
@@ -60,3 +60,16 @@ def test_two_crops_of_a_text_are_views_as_those_of_a_picture(batch: Batch) -> No
     target = torch.arange(2 * len(texts)).roll(len(texts))
     expected = torch.nn.functional.cross_entropy(logits, target)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_far_positives_weigh_more(batch: Batch) -> None:
+    """DCLW: the paper's weights, over the pairs of the batch (mean 1), multiply the positives."""
+    task = make("dcl", temperature=0.2, sigma=0.5).eval()
+    z1, z2 = (torch.nn.functional.normalize(z.double(), dim=1) for z in task.projected(batch))
+    cosine = (z1 * z2).sum(1)
+    density = (cosine / 0.5).exp()
+    weight = 2 - density / density.mean()
+    plain = make("dcl", temperature=0.2).eval()(batch).loss
+    expected = plain + ((1 - weight) * cosine / 0.2).mean()
+    assert task(batch).loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert weight.mean().item() == pytest.approx(1)

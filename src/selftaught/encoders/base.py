@@ -60,6 +60,8 @@ class Encoder(nn.Module):
     abilities: what a pretext task may ask for beyond `forward(inputs)`:
         "keep": `forward(inputs, keep)` with keep int64 [B, K] encodes only those tokens, so that masked tokens cost
         nothing; `grid` (rows, columns) and `patch` (side in pixels) are then set.
+        "hide": `forward(inputs, hide=(which, token))` reads token [D] in the place of the patches that bool [B, N] names.
+        "sizes": it reads pictures of other sizes than `config.size`, of whole patches.
         "bidirectional": a token's encoding depends on the whole text.
         "masked_head": `masked_head()` makes what predicts hidden tokens, and `embeddings` [V, D] is the table it is tied to.
         "generator": `generator(share)` makes a narrow network on its embeddings that predicts tokens.

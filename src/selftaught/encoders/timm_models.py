@@ -65,6 +65,11 @@ SMALL: dict[str, Callable[[EncoderConfig], nn.Module]] = {
 }
 
 
+_ONE_SIZE = (
+    r"(vit|deit|eva|beit|cait|swin)"  # networks that are built for pictures of one size; ViTEncoder is not bound to it
+)
+
+
 def patch_for(size: int) -> int:
     """Patch side in pixels: about 8 x 8 tokens for small pictures, 16 px from 112 px on (the ViT paper's)."""
     wanted = 16 if size >= 112 else max(1, round(size / 8))
@@ -105,7 +110,7 @@ def _create(config: EncoderConfig) -> nn.Module:
     options: dict[str, Any] = {**config.options, "num_classes": 0, "in_chans": config.channels}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
-    if re.match(r"(vit|deit|eva|beit|cait|swin)", config.name):
+    if re.match(_ONE_SIZE, config.name):
         options["img_size"] = config.size
     # From nothing, mean pooling over patches: a class token is trained only by losses that read it.
     if re.match(r"(vit|deit)_", config.name) and not config.as_published:
@@ -139,6 +144,8 @@ class TimmEncoder(Encoder):
             self.train(training)
         self.width = probe.pooled.shape[1]
         self.depth = len(self._blocks()) + 1
+        if not re.match(_ONE_SIZE, config.name):
+            self.abilities = frozenset({"sizes"})
 
     def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Encoded:
         """inputs [B, C, S, S] -> tokens [B, N, D], pooled [B, width]."""
@@ -174,12 +181,14 @@ class TimmEncoder(Encoder):
 
 
 class ViTEncoder(TimmEncoder):
-    """timm's VisionTransformer, which can also encode the visible patches only (MAE, He et al. 2022)."""
+    """timm's VisionTransformer, which can also encode the visible patches only (MAE, He et al. 2022), read a token in the place
+    of hidden ones (SimMIM, iBOT), and read pictures of other sizes (DINO)."""
 
-    abilities = frozenset({"keep"})
+    abilities = frozenset({"keep", "hide", "sizes"})
 
     def __init__(self, config: EncoderConfig, model: VisionTransformer) -> None:
         super().__init__(config, model)
+        self.abilities = type(self).abilities
         patches = cast(Any, model.patch_embed)
         rows, columns = patches.grid_size
         self.grid = (rows, columns)
@@ -197,16 +206,33 @@ class ViTEncoder(TimmEncoder):
         resampled = resample_abs_pos_embed(given, list(self.grid), (side, side), num_prefix_tokens=prefix)
         return {**weights, "model.pos_embed": resampled}
 
-    def forward(self, inputs: Tensor, keep: Tensor | None = None) -> Encoded:
+    def forward(self, inputs: Tensor, keep: Tensor | None = None, hide: tuple[Tensor, Tensor] | None = None) -> Encoded:
         """tokens [B, N or K, D] are patches only; class and register tokens are read by `pooled`."""
         vit = self.model
-        x = vit._pos_embed(vit.patch_embed(inputs))
+        x = self._embedded(inputs, hide)
         prefix = vit.num_prefix_tokens
         if keep is not None:
             patches = x[:, prefix:].gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
             x = torch.cat([x[:, :prefix], patches], dim=1)
         x = vit.norm(vit.blocks(vit.norm_pre(x)))
         return Encoded(x[:, prefix:], vit.forward_head(x, pre_logits=True))
+
+    def _embedded(self, inputs: Tensor, hide: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Patches [B, prefix + N, D] with their positions, which are resampled for pictures of another size."""
+        vit = self.model
+        embed = vit.patch_embed
+        own, grid = embed.grid_size, tuple(side // embed.patch_size[0] for side in inputs.shape[2:])
+        x = embed(inputs) if grid == own else embed.norm(embed.proj(inputs).flatten(2).transpose(1, 2))
+        if hide is not None:
+            x = torch.where(hide[0][..., None], hide[1].to(x.dtype), x)
+        if grid == own:
+            return vit._pos_embed(x)
+        prefix = [t.expand(len(x), -1, -1) for t in (vit.cls_token, vit.reg_token) if t is not None]
+        of_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        position = resample_abs_pos_embed(vit.pos_embed, list(grid), list(own), num_prefix_tokens=of_prefix)
+        if vit.no_embed_class:
+            return vit.pos_drop(torch.cat([*prefix, x + position], 1))
+        return vit.pos_drop(torch.cat([*prefix, x], 1) + position)
 
 
 def build_timm(config: EncoderConfig) -> Encoder:

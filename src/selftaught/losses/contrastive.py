@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from selftaught.losses.ranks import gather, place
+from selftaught.ranks import gather, place, summed
 
 _EPS = 1e-12
 _TIE = 1e-5  # difference of cosines below which rounding decides
@@ -169,9 +169,22 @@ def _softmax_gradient(
     return weight
 
 
-def _contrast(positive: Tensor, lse: Tensor, top: Tensor, margin: Tensor | float, decoupled: bool) -> Contrast:
+def _mises_fisher(cosine: Tensor, sigma: float) -> Tensor:
+    """2 - exp(c / sigma) / mean of exp(c / sigma)."""
+    density = torch.exp((cosine - 1) / sigma)  # the largest cosine, 1, gives 1: sigma may be small
+    return 2 - density / (summed(density.mean()) / place()[1]).clamp_min(_EPS)
+
+
+def _contrast(
+    positive: Tensor,
+    lse: Tensor,
+    top: Tensor,
+    margin: Tensor | float,
+    decoupled: bool,
+    weight: Tensor | float = 1.0,
+) -> Contrast:
     """The mean loss over anchors, from their positive's logit and their negatives' log-sum-exp and maximum."""
-    loss = lse - positive if decoupled else -F.logsigmoid(positive - lse)
+    loss = lse - weight * positive if decoupled else -F.logsigmoid(positive - lse)
     return Contrast(loss.mean(), (positive.detach() - top > margin).to(loss.dtype).mean())
 
 
@@ -181,13 +194,15 @@ def nt_xent(
     temperature: float,
     *,
     decoupled: bool = False,
+    sigma: float | None = None,
     normalized: bool = True,
 ) -> Contrast:
     """NT-Xent of SimCLR (Chen et al. 2020, eq. 1): the mean over the 2N views of -log softmax of the other view.
 
     z1, z2: projections [N, D] of two views of the same N samples, row by row; they are normalised here, in float32
         (float64 stays float64), under autocast too.
-    decoupled: leave the positive out of the denominator (DCL, Yeh et al. 2022, eq. 6, without weights).
+    decoupled: leave the positive out of the denominator (DCL, Yeh et al. 2022, eq. 6). sigma: then weigh each positive by
+        2 - exp(c / sigma) / mean of exp(c / sigma), c the cosine of a pair, over the pairs of all ranks (DCLW, section 3.2).
     normalized: False compares by dot products of the projections as they are.
 
     In a process group every rank's views are negatives (N equal on all ranks) and the mean is over this rank's own
@@ -205,12 +220,14 @@ def nt_xent(
         # The views of a pair are neighbours: what is no negative of a row then stays beside the diagonal.
         z = torch.stack((z1, z2), 1)
         z = normalize(z, temperature**-0.5) if normalized else _at_least_float(z) * temperature**-0.5
-        positive = (z[:, 0] * z[:, 1]).sum(-1).repeat_interleave(2)
+        positive = (z[:, 0] * z[:, 1]).sum(-1)
+        weight = 1.0 if sigma is None else _mises_fisher(positive.detach() * temperature, sigma).repeat_interleave(2)
+        positive = positive.repeat_interleave(2)
         rows = z.flatten(0, 1)
         columns = gather(rows) if world > 1 else None
         bounded = normalized and 1 / temperature <= _SAFE_LOGIT
         lse, top = _NegativesLogSumExp.apply(rows, columns, _Own(2, rank * len(rows)), bounded)
-        return _contrast(positive, lse, top, _TIE / temperature, decoupled)
+        return _contrast(positive, lse, top, _TIE / temperature, decoupled, weight)
 
 
 def info_nce(

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from selftaught.losses.ranks import mean_count
+from selftaught.ranks import mean_count
 
 _LOGITS, _LOGITS_DEVICE = 1 << 20, 1 << 26  # held at a time: on a CPU they should stay near the cache
 _LEAST_ROWS = 64  # fewer would read a table of a million items more often than they compute with it

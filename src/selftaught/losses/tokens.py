@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from selftaught.losses.ranks import mean_count
+from selftaught.ranks import mean_count
 
 
 def token_cross_entropy(

@@ -40,6 +40,11 @@ class Modality(ABC):
     def contrastive_view(self) -> Any:
         """The strong augmentation that contrastive methods need."""
 
+    def paired_views(self) -> tuple[Any, Any]:
+        """Two strong augmentations that differ, for methods whose two views are drawn differently; the same where the kind of
+        data has one."""
+        return self.contrastive_view(), self.contrastive_view()
+
     @abstractmethod
     def light_view(self) -> Any:
         """The weak augmentation (crop and flip) of predictive and masked methods."""

@@ -15,9 +15,9 @@ from selftaught.encoders import Encoder
 from selftaught.encoders.graphs import GraphEncoder, adjacency
 from selftaught.errors import UserError
 from selftaught.losses.items import beside, bpr_loss, softmax_loss
-from selftaught.losses.ranks import mean_count
 from selftaught.modality.event import EventModality
 from selftaught.pretext.base import Pretext
+from selftaught.ranks import mean_count
 
 _NEGATIVE = 45  # stream of randomness
 

@@ -16,9 +16,9 @@ from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.losses.contrastive import info_nce
 from selftaught.losses.items import beside, bpr_loss
-from selftaught.losses.ranks import mean_count
 from selftaught.modality.event import EventModality
 from selftaught.pretext.base import Pretext
+from selftaught.ranks import mean_count
 
 _HIDE, _NEGATIVE, _SEGMENT = 51, 52, 53  # streams of randomness
 

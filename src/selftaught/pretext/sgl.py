@@ -17,9 +17,9 @@ from selftaught.encoders.graphs import Adjacency, GraphEncoder, Spread, adjacenc
 from selftaught.errors import UserError
 from selftaught.losses.contrastive import info_nce
 from selftaught.losses.items import beside, bpr_loss, drawn
-from selftaught.losses.ranks import mean_count
 from selftaught.modality.event import EventModality, Graph
 from selftaught.pretext.base import Pretext
+from selftaught.ranks import mean_count
 
 _NEGATIVE, _EDGES, _DRAWN = 46, (47, 48), 49  # streams of randomness
 _ITEMS = 2048

@@ -106,6 +106,10 @@ class ImageModality(Modality):
         """Strong colour and crop augmentation: what two views of a picture are made with."""
         return View.simclr(self.size)
 
+    def paired_views(self) -> tuple[View, View]:
+        """BYOL's: the first is always blurred, the second sometimes solarised."""
+        return View.byol(self.size, second=False), View.byol(self.size, second=True)
+
     def light_view(self) -> View:
         """Crop and flip only: for masked prediction and fine-tuning."""
         return View.crop_flip(self.size)

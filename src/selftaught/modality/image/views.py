@@ -72,6 +72,13 @@ class View:
         return cls(size=size, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
 
     @classmethod
+    def byol(cls, size: int | None, second: bool) -> "View":
+        """BYOL's two views (Grill et al. 2020, table 6); up to 32 px without blur, as solo-learn's recipe for CIFAR."""
+        blur = 0.0 if size is not None and size <= 32 else 0.1 if second else 1.0
+        view = cls(size=size, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+        return replace(view, blur=blur, solarise=0.2 if second else 0.0)
+
+    @classmethod
     def crop_flip(cls, size: int | None = None, scale: tuple[float, float] = (0.2, 1.0)) -> "View":
         """Random crop and horizontal flip, colours untouched."""
         return cls(size=size, crop_scale=scale, jitter=0.0, greyscale=0.0, blur=0.0)

@@ -67,7 +67,7 @@ class Images(Kind):
 
     def base_lr(self, device: str, needs: frozenset[str], encoder: EncoderConfig) -> float:
         """Few steps on a small convolutional network bear, and need, a larger step than long runs of large ones."""
-        return 2.8e-3 if device == "cpu" and "keep" not in needs else 1e-3
+        return 2.8e-3 if device == "cpu" and not needs & {"keep", "hide"} else 1e-3
 
     def training(
         self, source: ImageSource, modality: ImageModality, train: np.ndarray, held: np.ndarray, quiet: bool
