@@ -312,6 +312,14 @@ def test_python_gives_what_the_command_line_gives(
     assert {row["name"] for row in selftaught.tasks()} >= {"simclr", "mae", "rotation"}
 
 
+def test_tasks_cost_what_their_arithmetic_says() -> None:
+    cost = {row["name"]: row["cost"] for row in selftaught.tasks(cost=True)}
+    assert cost["simclr"] == "2.0"  # two views, and a small head
+    assert cost["rotation"] == "4.0"  # each picture four times
+    assert 0.25 < float(cost["mae"]) < 1  # a quarter of the patches, and a small decoder
+    assert cost["s3rec"] == "–"  # items without attributes
+
+
 def test_public_functions_keep_their_names_after_use() -> None:
     for module in pkgutil.iter_modules(selftaught.__path__):
         importlib.import_module(f"selftaught.{module.name}")

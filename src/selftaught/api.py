@@ -361,24 +361,15 @@ def report(run: Path) -> Path:
     return write_report(Path(run))
 
 
-def tasks() -> list[dict[str, str]]:
-    """List the pretext tasks: family, paper, what data and encoder each needs."""
-    from selftaught.pretext import available, find
+def tasks(*, cost: bool = False) -> list[dict[str, str]]:
+    """List the pretext tasks: family, paper, what data and encoder each needs.
 
-    rows = []
-    for name in sorted(available()):
-        task = find(name)
-        needs = "an encoder that can " + ", ".join(sorted(task.needs)) if task.needs else "any encoder"
-        rows.append(
-            {
-                "name": name,
-                "family": task.family,
-                "data": ", ".join(sorted(task.kinds)),
-                "needs": needs,
-                "paper": task.paper,
-            }
-        )
-    return rows
+    Args:
+        cost: Count what a training step costs, in supervised steps on as many samples.
+    """
+    from selftaught.workflow.tasks import tasks as listed
+
+    return listed(cost)
 
 
 def demo(name: str = "mnist5k", *, minutes: float = 2.5, out: Path | None = None, fetch_only: bool = False) -> Path:

@@ -11,7 +11,7 @@ from selftaught.encoders import Encoder
 from selftaught.errors import UserError, unknown
 from selftaught.modality.base import Modality
 
-_ABLE = {
+ABLE = {
     "keep": "a vit_* encoder, such as vit_micro",
     "hide": "a vit_* encoder, such as vit_micro",
     "sizes": "a resnet* or vit_* encoder, such as resnet10_x0.5",
@@ -68,7 +68,7 @@ class Pretext(nn.Module, ABC):
         if missing := self.needs - encoder.abilities:
             raise UserError(
                 f"pretext '{name}' needs an encoder that can {', '.join(sorted(missing))}; "
-                f"'{encoder.config.name}' cannot; use {_ABLE[min(missing)]}"
+                f"'{encoder.config.name}' cannot; use {ABLE[min(missing)]}"
             )
         if modality.name not in self.kinds:
             raise UserError(f"pretext '{name}' works on {', '.join(sorted(self.kinds))}, not on {modality.name}")
