@@ -9,6 +9,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -369,3 +370,14 @@ def test_compiled_training_follows_plain_training(data: Path, tmp_path: Path) ->
         losses.append([json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()])
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-2)
     assert selftaught.load(tmp_path / "true").info["steps"] == 4
+
+
+def test_inspect_stops_measuring_after_a_while(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual task is measured first, the others as long as there is time."""
+    from selftaught.workflow import inspect
+
+    monkeypatch.setattr(inspect, "_MEASURING", 0.2)
+    monkeypatch.setattr(inspect, "_cost", lambda *_: time.sleep(0.3) or {"seconds": 1.0})
+    tasks = inspect.inspect(data, None, True, True)["tasks"]
+    assert [t["task"] for t in tasks if "seconds" in t] == ["simclr"]
+    assert all("not measured" in t["cost"] for t in tasks if t["suits"] and "seconds" not in t)

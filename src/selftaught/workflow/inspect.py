@@ -1,5 +1,6 @@
 """inspect: what is in the data, which pretext tasks suit it, and what a run would cost on this machine."""
 
+import time
 from typing import Any
 
 from rich.console import Console
@@ -11,11 +12,12 @@ from selftaught.errors import UserError
 from selftaught.pretext import available, find
 from selftaught.train.distributed import Ranks
 from selftaught.train.progress import clock
-from selftaught.workflow.kinds import data_called, kind_called
+from selftaught.workflow.kinds import KINDS, data_called, kind_called
 from selftaught.workflow.plan import Request, measure, resolve
 from selftaught.workflow.prepare import open_any, pick_device
 
 _EPOCHS = 100
+_MEASURING = 60.0  # seconds, after which no further task is measured
 
 
 def inspect(data: Any, other: Any, cost: bool, quiet: bool) -> dict[str, Any]:
@@ -28,8 +30,9 @@ def inspect(data: Any, other: Any, cost: bool, quiet: bool) -> dict[str, Any]:
         raise UserError(f"an audit of {source.kind} data cannot look for leaks from {second.kind} data")
     found = data_called(source.kind).audit(source, second, quiet)
     tasks = []
-    offered = found.offers
-    for name in sorted(available()):
+    offered, started = found.offers, time.monotonic()
+    first = kind_called(source.kind).default_pretext if source.kind in KINDS else ""
+    for name in sorted(available(), key=lambda name: (name != first, name)):
         task = find(name)
         if source.kind not in task.kinds:
             continue
@@ -37,8 +40,12 @@ def inspect(data: Any, other: Any, cost: bool, quiet: bool) -> dict[str, Any]:
         fits = all(there for there, _ in asked)
         reason = "; ".join(why for there, why in asked if fits or not there) or "asks nothing in particular of the data"
         row: dict[str, Any] = {"task": name, "suits": fits, "reason": reason}
-        if cost and fits:
+        if cost and fits and time.monotonic() - started < _MEASURING:
             row |= _cost(name, source, device)
+        elif cost and fits:
+            row["cost"] = (
+                f"not measured, {_MEASURING:.0f} s were spent on the others; selftaught tasks --cost counts it"
+            )
         tasks.append(row)
     if not quiet:
         _print(found.lines, tasks)
