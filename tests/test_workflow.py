@@ -9,7 +9,6 @@ import pkgutil
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -376,8 +375,11 @@ def test_inspect_stops_measuring_after_a_while(data: Path, monkeypatch: pytest.M
     """The usual task is measured first, the others as long as there is time."""
     from selftaught.workflow import inspect
 
-    monkeypatch.setattr(inspect, "_MEASURING", 0.2)
-    monkeypatch.setattr(inspect, "_cost", lambda *_: time.sleep(0.3) or {"seconds": 1.0})
+    def all_the_time(*_: object) -> dict[str, float]:
+        monkeypatch.setattr(inspect, "_MEASURING", 0.0)
+        return {"seconds": 1.0}
+
+    monkeypatch.setattr(inspect, "_cost", all_the_time)
     tasks = inspect.inspect(data, None, True, True)["tasks"]
     assert [t["task"] for t in tasks if "seconds" in t] == ["simclr"]
     assert all("not measured" in t["cost"] for t in tasks if t["suits"] and "seconds" not in t)
