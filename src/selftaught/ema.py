@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,10 @@ class EMA(nn.Module):
         super().__init__()
         self.decay = decay
         self.module = copy.deepcopy(module).requires_grad_(False)
+
+    def forward(self, *inputs: Any) -> Any:
+        """What the copy makes of `inputs`."""
+        return self.module(*inputs)
 
     @torch.no_grad()
     def update(self, module: nn.Module, decay: float | None = None) -> None:

@@ -119,9 +119,13 @@ def _rank(
         task = make(name, "vit_micro", **settings).eval()
         model = nn.parallel.DistributedDataParallel(task)
         rows = torch.arange(len(batch)).chunk(2)[rank]
-        part = Batch({k: v[rows] for k, v in batch.inputs.items()}, batch.index[rows], batch.seed, batch.step)
+        labels = None if batch.labels is None else batch.labels[rows]
+        inputs = {k: v[rows] for k, v in batch.inputs.items()}
+        part = Batch(inputs, batch.index[rows], batch.seed, batch.step, labels)
         model(part).loss.backward()
         for n, p in task.named_parameters():
+            if not p.requires_grad:
+                continue
             assert p.grad is not None
             torch.testing.assert_close(p.grad, whole[n], rtol=1e-4, atol=1e-6, msg=lambda m, n=n: f"{n}: {m}")
     finally:

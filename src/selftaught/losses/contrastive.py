@@ -1,6 +1,6 @@
 """Contrastive losses that never hold a large matrix of similarities.
 
-Both losses are functions of two numbers per anchor: the logit of its positive, and the log-sum-exp over its negatives.
+The losses are functions of two numbers per anchor: the logit of its positive, and the log-sum-exp over its negatives.
 The second is streamed tile by tile and its tiles are recomputed in backward, so memory grows with N, not N²; where one
 tile holds everything, it is kept instead. Keeping the positive out of the sum also keeps the gradient exact when the
 positive dominates: its weight is sigmoid(negatives - positive), where softmax(positive) - 1 would cancel in float32.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -188,6 +188,25 @@ def _contrast(
     return Contrast(loss.mean(), (positive.detach() - top > margin).to(loss.dtype).mean())
 
 
+def _pairs(
+    z1: Tensor, z2: Tensor, temperature: float, normalized: bool = True
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+    """The views [2N, D] in pairs, scaled so that their products are logits; those of all ranks, None if there is one alone;
+    the logit [N] of each pair; the log-sum-exp and the maximum [2N] over the views of other samples, of all ranks."""
+    rank, world = place()
+    if z1.shape != z2.shape:
+        raise ValueError(f"views of shape {tuple(z1.shape)} and {tuple(z2.shape)} are not pairs; give equal shapes")
+    _check_temperature(temperature)
+    # The views of a pair are neighbours: what is no negative of a row then stays beside the diagonal.
+    z = torch.stack((z1, z2), 1)
+    z = normalize(z, temperature**-0.5) if normalized else _at_least_float(z) * temperature**-0.5
+    rows = z.flatten(0, 1)
+    columns = gather(rows) if world > 1 else None
+    bounded = normalized and 1 / temperature <= _SAFE_LOGIT
+    lse, top = _NegativesLogSumExp.apply(rows, columns, _Own(2, rank * len(rows)), bounded)
+    return rows, columns, (z[:, 0] * z[:, 1]).sum(-1), lse, top
+
+
 def nt_xent(
     z1: Float[Tensor, "n d"],
     z2: Float[Tensor, "n d"],
@@ -210,24 +229,44 @@ def nt_xent(
     At chance, when no view can be told from another, the loss is log(2N - 1) with N over all ranks.
     Raises ValueError for unequal shapes, a temperature not above 0, or one pair alone with decoupled.
     """
-    rank, world = place()
-    if z1.shape != z2.shape:
-        raise ValueError(f"views of shape {tuple(z1.shape)} and {tuple(z2.shape)} are not pairs; give equal shapes")
-    _check_temperature(temperature)
-    if decoupled and len(z1) * world < 2:
+    if decoupled and len(z1) * place()[1] < 2:
         raise ValueError("a batch of 1 pair has no negatives, which the decoupled loss needs; use 2 pairs or more")
     with torch.autocast(z1.device.type, enabled=False):
-        # The views of a pair are neighbours: what is no negative of a row then stays beside the diagonal.
-        z = torch.stack((z1, z2), 1)
-        z = normalize(z, temperature**-0.5) if normalized else _at_least_float(z) * temperature**-0.5
-        positive = (z[:, 0] * z[:, 1]).sum(-1)
+        _, _, positive, lse, top = _pairs(z1, z2, temperature, normalized)
         weight = 1.0 if sigma is None else _mises_fisher(positive.detach() * temperature, sigma).repeat_interleave(2)
-        positive = positive.repeat_interleave(2)
-        rows = z.flatten(0, 1)
-        columns = gather(rows) if world > 1 else None
-        bounded = normalized and 1 / temperature <= _SAFE_LOGIT
-        lse, top = _NegativesLogSumExp.apply(rows, columns, _Own(2, rank * len(rows)), bounded)
-        return _contrast(positive, lse, top, _TIE / temperature, decoupled, weight)
+        return _contrast(positive.repeat_interleave(2), lse, top, _TIE / temperature, decoupled, weight)
+
+
+def sup_con(
+    z1: Float[Tensor, "n d"], z2: Float[Tensor, "n d"], labels: Int[Tensor, " n"], temperature: float
+) -> Contrast:
+    """The supervised contrastive loss (Khosla et al. 2020, eq. 2, L_out): the mean over the 2N views of the mean over a view's
+    positives of -log softmax among all other views.
+
+    z1, z2: as for `nt_xent`. labels: of the samples; a sample below 0 is of no class. The positives of a view are the other
+        view of its sample and both views of each sample of its class. Without labels this is NT-Xent to the last bit.
+    accuracy: as that of NT-Xent, the share of views that are nearer to the other view of their sample than to any other's,
+        those of its class among them.
+
+    In a process group as `nt_xent`: views and labels of all ranks.
+    """
+    with torch.autocast(z1.device.type, enabled=False):
+        rows, columns, pair, lse, top = _pairs(z1, z2, temperature)
+        pair = pair.repeat_interleave(2)
+        views = (rows if columns is None else columns).unflatten(0, (-1, 2)).sum(1)
+        labels = gather(labels)
+        alone = -1 - torch.arange(len(labels), device=labels.device)
+        labels = torch.where(labels < 0, alone, labels)  # each a class of its own
+        group = torch.searchsorted(labels.sort().values, labels)  # an index of the class, the same for all its samples
+        sums = torch.zeros_like(views).index_add(0, group, views)
+        sizes = torch.zeros_like(group).index_add(0, group, torch.ones_like(group))
+        own = slice(place()[0] * len(z1), (place()[0] + 1) * len(z1))
+        others = (sums[group] - views)[own].repeat_interleave(2, 0)  # what its class has beside the sample's own views
+        count = 2 * sizes[group][own].repeat_interleave(2) - 1
+        positives = (pair + (rows * others).sum(-1)) / count
+        found = _contrast(pair, lse, top, _TIE / temperature, decoupled=False)
+        # The loss against the pair alone, and how much farther than the pair the positives are on average.
+        return found._replace(loss=found.loss + (pair - positives).mean())
 
 
 def info_nce(
