@@ -16,7 +16,7 @@ class ProjectionHead(nn.Sequential):
 
     SimCLR (Chen et al. 2020) has layers=2, its second version 3. With last_norm the last layer is normalised too,
     without scale and shift, as in SimCLR's official code and SimSiam's projector. BYOL's and SimSiam's predictors are
-    layers=2. layers=1 is one linear map.
+    layers=2. layers=1 is one linear map. last_bias False leaves out the last layer's bias, for losses that do not see it.
 
     norm: after each hidden linear layer "batch" or "layer" normalisation, or "none". A linear layer before one has no
     bias, since the normalisation takes it away or (layer) has its own.
@@ -31,6 +31,7 @@ class ProjectionHead(nn.Sequential):
         layers: int = 2,
         norm: Norm = "batch",
         last_norm: bool = False,
+        last_bias: bool = True,
     ) -> None:
         if layers < 1:
             raise UserError(f"a head of {layers} layers maps nothing; use layers 1 or more")
@@ -43,7 +44,7 @@ class ProjectionHead(nn.Sequential):
                 *_normalisation(norm, b, affine=True),
                 nn.ReLU(inplace=True),
             ]
-        stack.append(nn.Linear(hidden if layers > 1 else width, out, bias=not last_norm))
+        stack.append(nn.Linear(hidden if layers > 1 else width, out, bias=last_bias and not last_norm))
         if last_norm:
             stack += _normalisation(norm, out, affine=False)
         super().__init__(*stack)

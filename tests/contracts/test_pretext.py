@@ -124,7 +124,7 @@ def _rank(
         part = Batch(inputs, batch.index[rows], batch.seed, batch.step, labels)
         model(part).loss.backward()
         for n, p in task.named_parameters():
-            if not p.requires_grad:
+            if not p.requires_grad:  # a momentum copy
                 continue
             assert p.grad is not None
             torch.testing.assert_close(p.grad, whole[n], rtol=1e-4, atol=1e-6, msg=lambda m, n=n: f"{n}: {m}")

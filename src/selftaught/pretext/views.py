@@ -1,7 +1,7 @@
 """What the tasks that compare views of a sample have in common: two views, or two and smaller ones, and a projection."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -21,6 +21,12 @@ def above_zero(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise UserError(f"setting 'pretext.{name}' is {value}; it must be above 0")
+
+
+def refuse_one(batch: Batch, task: str) -> None:
+    """Raise UserError for a batch of one sample, which has no statistics."""
+    if len(batch) < 2:
+        raise UserError(f"a batch of 1 has no variance, which pretext '{task}' needs; use --batch 2 or more")
 
 
 class TwoViews(Pretext):
@@ -43,13 +49,15 @@ class TwoViews(Pretext):
             above_zero(self, "hidden", "out", "layers")
 
     last_norm = False  # whether the head's last layer is normalised too
+    last_bias = True  # whether it has a bias there
     asymmetric = False  # whether the two views are drawn differently, as BYOL's are
+    published_view: ClassVar[dict[str, Any]] = {}  # how the paper's views differ from the kind of data's
     splits_batch = False
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Any) -> None:
         super().__init__(encoder, modality, config)
         pair = modality.paired_views() if self.asymmetric else (modality.contrastive_view(),) * 2
-        self.views = [customised(view, config.view) for view in pair]
+        self.views = [customised(customised(view, self.published_view), config.view) for view in pair]
         self.head = ProjectionHead(
             encoder.width,
             config.hidden or encoder.width,
@@ -57,6 +65,7 @@ class TwoViews(Pretext):
             layers=config.layers,
             norm=config.norm,
             last_norm=self.last_norm and config.norm != "none",
+            last_bias=self.last_bias,
         )
 
     def drawn(self, batch: Batch) -> list[Any]:
@@ -71,6 +80,11 @@ class TwoViews(Pretext):
     def projected(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Projections [N, out] of both views."""
         one, two = self.head(self.encoder(self.modality.join(self.drawn(batch))).pooled).chunk(2)
+        return one, two
+
+    def projected_apart(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same, but to BatchNorm each view is a batch of its own, as where there are no negatives it is published."""
+        one, two = (self.head(self.encoder(view).pooled) for view in self.drawn(batch))
         return one, two
 
     def show(self, batch: Batch) -> Shown:
