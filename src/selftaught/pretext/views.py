@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from selftaught.batch import Batch, Seen, Shown
@@ -21,6 +22,13 @@ def above_zero(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise UserError(f"setting 'pretext.{name}' is {value}; it must be above 0")
+
+
+def shares(config: Any, *names: str) -> None:
+    """Raise UserError unless the settings are in [0, 1]."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"setting 'pretext.{name}' is {getattr(config, name)}; it must be between 0 and 1")
 
 
 class TwoViews(Pretext):
@@ -43,6 +51,7 @@ class TwoViews(Pretext):
             above_zero(self, "hidden", "out", "layers")
 
     last_norm = False  # whether the head's last layer is normalised too
+    gelu = False  # whether the head has GELU instead of ReLU
     asymmetric = False  # whether the two views are drawn differently, as BYOL's are
     splits_batch = False
 
@@ -57,6 +66,7 @@ class TwoViews(Pretext):
             layers=config.layers,
             norm=config.norm,
             last_norm=self.last_norm and config.norm != "none",
+            gelu=self.gelu,
         )
 
     def drawn(self, batch: Batch) -> list[Any]:
@@ -121,6 +131,11 @@ class MultiCrop(TwoViews):
         """Global views first."""
         streams = range(_LOCAL, _LOCAL + self.config.local)
         return super().drawn(batch) + [self.modality.view(batch, self.local_view, stream) for stream in streams]
+
+    def encoded(self, views: list[Any]) -> Tensor:
+        """Pooled features [V N, D] of views that global ones begin; those of one size go through the encoder together."""
+        parts = [self.modality.join(part) for part in (views[:2], views[2:]) if part]
+        return torch.cat([self.encoder(part).pooled for part in parts])
 
     def show(self, batch: Batch) -> Shown:
         names = ["global view 1", "global view 2", *(f"local view {i + 1}" for i in range(self.config.local))]
