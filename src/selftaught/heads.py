@@ -3,8 +3,10 @@
 from itertools import pairwise
 from typing import Literal
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from selftaught.errors import UserError
 
@@ -20,6 +22,7 @@ class ProjectionHead(nn.Sequential):
 
     norm: after each hidden linear layer "batch" or "layer" normalisation, or "none". A linear layer before one has no
     bias, since the normalisation takes it away or (layer) has its own.
+    gelu: GELU instead of ReLU, as in DINO's head.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class ProjectionHead(nn.Sequential):
         norm: Norm = "batch",
         last_norm: bool = False,
         last_bias: bool = True,
+        gelu: bool = False,
     ) -> None:
         if layers < 1:
             raise UserError(f"a head of {layers} layers maps nothing; use layers 1 or more")
@@ -42,7 +46,7 @@ class ProjectionHead(nn.Sequential):
             stack += [
                 nn.Linear(a, b, bias=norm == "none"),
                 *_normalisation(norm, b, affine=True),
-                nn.ReLU(inplace=True),
+                nn.GELU() if gelu else nn.ReLU(inplace=True),
             ]
         stack.append(nn.Linear(hidden if layers > 1 else width, out, bias=last_bias and not last_norm))
         if last_norm:
@@ -53,6 +57,29 @@ class ProjectionHead(nn.Sequential):
     def forward(self, features: Float[Tensor, "b width"]) -> Float[Tensor, "b out"]:
         """Projections, not normalised to unit length: the losses do that."""
         return super().forward(features)
+
+
+class Prototypes(nn.Module):
+    """K unit vectors that projections are compared with, by cosine: projections [B, width] to scores [B, K], in float32.
+
+    The weights are normalised in each forward pass, so the gradient turns them and cannot lengthen them: SwAV's normalised
+    prototypes, and the last layer of DINO's head (weight normalisation, the length fixed to 1).
+    """
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(F.normalize(torch.randn(count, width), dim=1))
+
+    def forward(self, x: Float[Tensor, "*b width"], live: Bool[Tensor, ""] | None = None) -> Float[Tensor, "*b k"]:
+        """live: where false, the prototypes get a gradient of zero; the projections get theirs."""
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.weight if live is None else torch.where(live, self.weight, self.weight.detach())
+            return F.linear(F.normalize(x.float(), dim=-1), F.normalize(weight.float(), dim=1))
+
+    @torch.no_grad()
+    def to_unit_length(self) -> None:
+        """Shorten the weights to the unit vectors they stand for, so that the size of a step keeps its meaning."""
+        self.weight.copy_(F.normalize(self.weight, dim=1))
 
 
 class PairHead(nn.Module):

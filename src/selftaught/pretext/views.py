@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from selftaught.batch import Batch, Seen, Shown
@@ -29,6 +30,13 @@ def refuse_one(batch: Batch, task: str) -> None:
         raise UserError(f"a batch of 1 has no variance, which pretext '{task}' needs; use --batch 2 or more")
 
 
+def shares(config: Any, *names: str) -> None:
+    """Raise UserError unless the settings are in [0, 1]."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"setting 'pretext.{name}' is {getattr(config, name)}; it must be between 0 and 1")
+
+
 class TwoViews(Pretext):
     """Encoder f and projection head g on two views; a subclass compares g(f(view 1)) with g(f(view 2))."""
 
@@ -50,6 +58,7 @@ class TwoViews(Pretext):
 
     last_norm = False  # whether the head's last layer is normalised too
     last_bias = True  # whether it has a bias there
+    gelu = False  # whether the head has GELU instead of ReLU
     asymmetric = False  # whether the two views are drawn differently, as BYOL's are
     published_view: ClassVar[dict[str, Any]] = {}  # how the paper's views differ from the kind of data's
     splits_batch = False
@@ -66,6 +75,7 @@ class TwoViews(Pretext):
             norm=config.norm,
             last_norm=self.last_norm and config.norm != "none",
             last_bias=self.last_bias,
+            gelu=self.gelu,
         )
 
     def drawn(self, batch: Batch) -> list[Any]:
@@ -135,6 +145,11 @@ class MultiCrop(TwoViews):
         """Global views first."""
         streams = range(_LOCAL, _LOCAL + self.config.local)
         return super().drawn(batch) + [self.modality.view(batch, self.local_view, stream) for stream in streams]
+
+    def encoded(self, views: list[Any]) -> Tensor:
+        """Pooled features [V N, D] of views that global ones begin; those of one size go through the encoder together."""
+        parts = [self.modality.join(part) for part in (views[:2], views[2:]) if part]
+        return torch.cat([self.encoder(part).pooled for part in parts])
 
     def show(self, batch: Batch) -> Shown:
         names = ["global view 1", "global view 2", *(f"local view {i + 1}" for i in range(self.config.local))]
