@@ -142,7 +142,10 @@ def make(name: str, encoder: str | None = None, seed: int = 0, **settings: objec
         options, size = describe(architecture), text_modality().tokenizer.vocabulary
         config = EncoderConfig(architecture, LENGTH, 0, options=options, vocabulary=size)
     else:
-        config = EncoderConfig(encoder or ("vit_micro" if {"keep", "hide"} & kind.needs else "resnet10_x0.25"), SIZE, 1)
+        config = EncoderConfig(encoder or ("vit_micro" if kind.needs & {"keep", "hide"} else "resnet10_x0.25"), SIZE, 1)
+        if "causal_pixels" in kind.needs:  # digits have 8 x 8 pixels of 17 levels
+            options = {"side": 8, "levels": 16, "mean": [0.3], "std": [0.37]}
+            config = EncoderConfig("igpt_nano", SIZE, 1, options=options)
     modality = text_modality() if text else ImageModality(SIZE, 1, (0.3,), (0.37,))
     wide = {f.name: WIDEST for f in dataclasses.fields(kind.Config) if f.name in HEADS and (f.default or 0) > WIDEST}
     with torch.random.fork_rng():

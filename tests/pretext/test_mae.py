@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from selftaught.batch import Batch
+from selftaught.modality.image.masks import random_masking
 from selftaught.modality.image.units import patchify, unpatchify
-from selftaught.pretext.mae import MAE, random_masking
+from selftaught.pretext.mae import MAE
 from tests.contracts.conftest import make
 
 
@@ -43,7 +44,7 @@ def test_loss_is_the_published_one(batch: Batch, normalise: bool) -> None:
     keep, hidden = random_masking(batch.uniform(2, target.shape[1]), task.config.mask)
     assert sorted(torch.cat([keep, hidden], 1)[0].tolist()) == list(range(target.shape[1]))
     assert keep.shape[1] == round(target.shape[1] * 0.25)
-    predicted = task.decode(task.embed(task.encoder(x, keep).tokens), keep, hidden)
+    predicted = task.decoder(task.encoder(x, keep).tokens, keep, hidden)
     total, wanted = 0.0, torch.zeros_like(predicted)
     for i in range(len(x)):
         for j, patch in enumerate(hidden[i].tolist()):
@@ -51,9 +52,9 @@ def test_loss_is_the_published_one(batch: Batch, normalise: bool) -> None:
             total += ((predicted[i, j].detach().double().numpy() - target[i, patch]) ** 2).mean()
     assert loss.item() == pytest.approx(total / hidden.numel(), rel=1e-5)
 
-    gradient = task.predict.weight.grad
+    gradient = task.decoder.predict.weight.grad
     assert gradient is not None
-    naive = torch.autograd.grad(((predicted - wanted) ** 2).mean(-1).mean(), task.predict.weight)[0]
+    naive = torch.autograd.grad(((predicted - wanted) ** 2).mean(-1).mean(), task.decoder.predict.weight)[0]
     torch.testing.assert_close(gradient, naive, rtol=1e-4, atol=1e-7)
 
 

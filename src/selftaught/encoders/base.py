@@ -14,7 +14,7 @@ from selftaught.batch import Encoded
 class EncoderConfig:
     """All that is needed to build an encoder again.
 
-    name: a small encoder of our own (`resnet10_x0.5`, `vit_micro` ...), any timm model name, an encoder of text
+    name: a small encoder of our own (`resnet10_x0.5`, `vit_micro`, `igpt_nano` ...), any timm model name, an encoder of text
         (`bert_mini` ..., or a local Hugging Face folder), or one of histories (`sasrec_small` ...).
     size, channels: the pictures it reads, in pixels and planes; of text and histories, size is the longest, in tokens or events.
     weights: None (random), a local file (.safetensors, or .pth read without executing code), "timm" to take the weights
@@ -23,7 +23,8 @@ class EncoderConfig:
     drop_path: stochastic depth rate, where the architecture has it.
     published: build the architecture as its authors did, as it is wherever `weights` are given. Otherwise its stem, its
         patches and its pooling are fitted to small pictures and to being trained from nothing.
-    options: further arguments of timm's model, of a repository that names some; of text, the whole configuration.
+    options: further arguments of timm's model, of a repository that names some; of text, the whole configuration; of igpt_*,
+        what `PixelEncoder` says.
     vocabulary: ids of tokens or items that the encoder knows; 0 says that it reads pictures.
     bundled: the file of `weights` is of a bundle of ours, whose architecture `published` tells.
     """
@@ -62,6 +63,8 @@ class Encoder(nn.Module):
         nothing; `grid` (rows, columns) and `patch` (side in pixels) are then set.
         "hide": `forward(inputs, hide=(which, token))` reads token [D] in the place of the patches that bool [B, N] names.
         "sizes": it reads pictures of other sizes than `config.size`, of whole patches.
+        "causal_pixels": `quantise` gives each pixel of a picture one of `colours` colours, `picture` the picture of these; a
+        token depends on the colours of the pixels before its own alone.
         "bidirectional": a token's encoding depends on the whole text.
         "masked_head": `masked_head()` makes what predicts hidden tokens, and `embeddings` [V, D] is the table it is tied to.
         "generator": `generator(share)` makes a narrow network on its embeddings that predicts tokens.

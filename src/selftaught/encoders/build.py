@@ -7,12 +7,16 @@ from timm.models import load_model_config_from_hf
 
 from selftaught.encoders.base import Encoder, EncoderConfig
 from selftaught.encoders.files import read_tensors
+from selftaught.encoders.pixels import SIZES as PIXELS
+from selftaught.encoders.pixels import PixelEncoder
 from selftaught.encoders.timm_models import build_timm
 from selftaught.errors import UserError
 
 
 def choose(size: int, device: str, needs: frozenset[str] = frozenset()) -> str:
     """An encoder that learns within the hour on this machine: small on a CPU, the field's usual ones on a GPU."""
+    if "causal_pixels" in needs:
+        return "igpt_nano" if device == "cpu" else "igpt_micro"
     if needs & {"keep", "hide"}:
         return "vit_micro" if device == "cpu" else ("vit_mini" if size <= 64 else "vit_small_patch16_224")
     if device == "cpu":
@@ -75,6 +79,8 @@ def build(config: EncoderConfig, seed: int = 0) -> Encoder:
             from selftaught.encoders.transformers_models import build_transformers
 
             encoder = build_transformers(config)
+        elif config.name in PIXELS:
+            encoder = PixelEncoder(config)
         else:
             encoder = build_timm(config)
     if config.weights_file is not None:

@@ -15,6 +15,7 @@ ABLE = {
     "keep": "a vit_* encoder, such as vit_micro",
     "hide": "a vit_* encoder, such as vit_micro",
     "sizes": "a resnet* or vit_* encoder, such as resnet10_x0.5",
+    "causal_pixels": "an igpt_* encoder, such as igpt_nano",
     "bidirectional": "a bert_* or modernbert_* encoder, such as bert_mini",
     "masked_head": "a bert_* or modernbert_* encoder, such as bert_mini",
     "decoder": "a bert_* encoder, such as bert_mini",

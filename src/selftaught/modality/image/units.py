@@ -1,5 +1,6 @@
 """Pictures as sequences of patches."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,3 +18,9 @@ def unpatchify(x: Float[Tensor, "b n p"], patch: int, grid: tuple[int, int]) -> 
     rows, columns = grid
     x = x.reshape(b, rows, columns, patch, patch, p // patch**2)
     return x.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, rows * patch, columns * patch)
+
+
+def standardised(patches: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p"]:
+    """Each patch with mean 0 and variance 1 over its own pixels (MAE, He et al. 2022, section 3)."""
+    mean, var = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+    return (patches - mean) * torch.rsqrt(var + 1e-6)

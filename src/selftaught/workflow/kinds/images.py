@@ -12,6 +12,7 @@ from selftaught.data import Source
 from selftaught.data.audit import audit, offers
 from selftaught.data.images import ImageSource
 from selftaught.encoders import EncoderConfig, choose, named
+from selftaught.encoders.pixels import SIZES as PIXELS
 from selftaught.errors import UserError
 from selftaught.evaluation.features import raw, raw_batches
 from selftaught.modality.image import ImageModality
@@ -63,11 +64,14 @@ class Images(Kind):
         return choose(size, device, needs)
 
     def encoder(self, name: str, size: int, source: ImageSource, modality: ImageModality) -> EncoderConfig:
+        if name in PIXELS:  # it counts colours, so it undoes the normalisation
+            statistics = {"mean": list(modality.mean), "std": list(modality.std)}
+            return EncoderConfig(name, size, source.channels, options=statistics)
         return named(name, size, source.channels)
 
     def base_lr(self, device: str, needs: frozenset[str], encoder: EncoderConfig) -> float:
         """Few steps on a small convolutional network bear, and need, a larger step than long runs of large ones."""
-        return 2.8e-3 if device == "cpu" and not needs & {"keep", "hide"} else 1e-3
+        return 2.8e-3 if device == "cpu" and not needs & {"keep", "hide", "causal_pixels"} else 1e-3
 
     def training(
         self, source: ImageSource, modality: ImageModality, train: np.ndarray, held: np.ndarray, quiet: bool

@@ -1,0 +1,79 @@
+"""Which patches of a picture are hidden: functions of uniform numbers, as many patches in every row."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from selftaught.errors import UserError
+
+
+def random_masking(noise: Float[Tensor, "b n"], mask: float) -> tuple[Int[Tensor, "b k"], Int[Tensor, "b m"]]:
+    """Indices of kept and of hidden patches: the `mask` share with the largest noise is hidden (MAE, appendix A.1).
+
+    At least one patch is kept and one hidden.
+    """
+    n = noise.shape[1]
+    kept = min(max(1, round(n * (1 - mask))), n - 1)
+    order = noise.argsort(dim=1)
+    return order[:, :kept], order[:, kept:]
+
+
+def cell_side(grid: tuple[int, int], block: int | None = None) -> int:
+    """Side in patches of the squares that `cell_masking` hides: `block`, or of those that tile the grid the nearest to a
+    share of 1/6.5 (SimMIM's 32 px are 1/6 of 192 px and 1/7 of 224). UserError for a block that does not tile the grid."""
+    if grid[0] * grid[1] < 2:
+        raise UserError("a picture of one patch has none to hide; use a larger --size or smaller patches")
+    fitting = [s for s in range(1, max(2, min(grid))) if grid[0] % s == grid[1] % s == 0]
+    if block is None:
+        return min(fitting, key=lambda s: abs(s - min(grid) / 6.5))
+    if block not in fitting:
+        raise UserError(
+            f"setting 'pretext.block' is {block}; it must be one of {', '.join(map(str, fitting))}, which tile the "
+            f"{grid[0]} x {grid[1]} patches of a picture"
+        )
+    return block
+
+
+def cell_masking(noise: Float[Tensor, "b m"], mask: float, side: int, grid: tuple[int, int]) -> Bool[Tensor, "b n"]:
+    """Hide squares of side x side patches: the `mask` share of them, rounded up, with the least noise (SimMIM, section 3.2).
+
+    noise: one number for each square, in reading order. At least one square is left.
+    """
+    rows, columns = grid[0] // side, grid[1] // side
+    hidden = min(math.ceil(rows * columns * mask), rows * columns - 1)
+    cells = torch.zeros_like(noise, dtype=torch.bool).scatter(1, noise.argsort(dim=1)[:, :hidden], True)
+    large = cells.view(-1, rows, columns).repeat_interleave(side, 1).repeat_interleave(side, 2)
+    return large.flatten(1)
+
+
+def block_side(share: float, aspect: float, grid: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a block with that share of the patches and that height / width; both below the grid's."""
+    patches = int(grid[0] * grid[1] * share)
+    height, width = round(math.sqrt(patches * aspect)), round(math.sqrt(patches / aspect))
+    return min(max(1, height), grid[0] - 1), min(max(1, width), grid[1] - 1)
+
+
+def placed(u: Float[Tensor, "b 2"], side: tuple[int, int], grid: tuple[int, int]) -> Int[Tensor, "b a"]:
+    """The patches of a block of that height and width at a uniform place in the grid, in reading order."""
+    room = torch.tensor([grid[0] - side[0] + 1, grid[1] - side[1] + 1], device=u.device)
+    corner = (u * room).long()
+    rows, columns = (torch.arange(s, device=u.device) for s in side)
+    inside = (rows[:, None] * grid[1] + columns).flatten()
+    return (corner[:, 0] * grid[1] + corner[:, 1])[:, None] + inside
+
+
+def multi_block(
+    u: Float[Tensor, "b m"], context: tuple[int, int], target: tuple[int, int], grid: tuple[int, int]
+) -> tuple[Bool[Tensor, "b n"], Bool[Tensor, "b n"], Int[Tensor, "b t a"]]:
+    """One context block and several target blocks (I-JEPA, section 3), of the given heights and widths.
+
+    u: two numbers for the context block, two for each target block; so t = m / 2 - 1.
+    Returns what the context block covers without targets, what targets cover, and the patches of each target.
+    """
+    at = [placed(pair, target, grid) for pair in u[:, 2:].split(2, dim=1)]
+    blank = torch.zeros(len(u), grid[0] * grid[1], dtype=torch.bool, device=u.device)
+    covered = blank.scatter(1, torch.cat(at, 1), True)
+    seen = blank.scatter(1, placed(u[:, :2], context, grid), True) & ~covered
+    return seen, covered, torch.stack(at, 1)

@@ -1,0 +1,62 @@
+"""iGPT: guess each pixel's colour from the pixels before it in reading order, by maximum likelihood.
+
+Chen, Radford, Child, Wu, Jun, Luan, Sutskever 2020, "Generative Pretraining from Pixels".
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selftaught.batch import Batch, Seen, Shown, Step
+from selftaught.encoders.pixels import PixelEncoder
+from selftaught.modality.base import Modality
+from selftaught.pretext.base import Pretext, customised
+
+
+class IGPT(Pretext):
+    """The mean over pixels of -log p(colour | colours before it); all pixels of a picture are trained at once.
+
+    What is read, a small picture of few colours, belongs to the encoder, which reads the same ever after:
+    encoder.options.side and encoder.options.levels.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        """view: changes to the light view (random resized crop and flip)."""
+
+        view: dict[str, Any] | None = None
+
+    family = "generative"
+    paper = "Chen et al. 2020, ICML, Generative Pretraining from Pixels"
+    needs = frozenset({"causal_pixels"})
+    collapses = False
+
+    def __init__(self, encoder: PixelEncoder, modality: Modality, config: Config) -> None:
+        super().__init__(encoder, modality, config)
+        self.encoder: PixelEncoder
+        self.view = customised(modality.light_view(), config.view)
+        self.head = nn.Linear(encoder.width, encoder.colours, bias=False)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    def drawn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The small pictures of few colours, and the colours [B, N]."""
+        colours = self.encoder.quantise(self.modality.view(batch, self.view, stream=1))
+        return self.encoder.picture(colours), colours
+
+    def forward(self, batch: Batch) -> Step:
+        """Loss: nats a pixel. bits_per_dim: bits a pixel and channel, of the small picture in the colours that it has."""
+        x, colours = self.drawn(batch)
+        logits = self.head(self.encoder(x).tokens).flatten(0, 1)
+        loss = F.cross_entropy(logits.float(), colours.flatten())
+        accuracy = (logits.argmax(1) == colours.flatten()).float().mean()
+        return Step(loss, {"bits_per_dim": loss.detach() / math.log(2) / self.encoder.channels, "accuracy": accuracy})
+
+    def show(self, batch: Batch) -> Shown:
+        return Shown((Seen("reads", self.drawn(batch)[0]),), {})
+
+    def chance(self, batch_size: int) -> float:
+        """All colours alike."""
+        return math.log(self.encoder.colours)

@@ -1,0 +1,82 @@
+"""SimMIM: blocks of the picture are replaced by a token, and one linear layer predicts their pixels.
+
+Xie, Zhang, Cao, Lin, Bao, Yao, Dai, Hu 2022, "SimMIM: A Simple Framework for Masked Image Modeling".
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selftaught.batch import Batch, Seen, Share, Shown, Step
+from selftaught.encoders import Encoder
+from selftaught.encoders.init import init_transformer
+from selftaught.errors import UserError
+from selftaught.modality.base import Modality
+from selftaught.modality.image.masks import cell_masking, cell_side
+from selftaught.modality.image.units import patchify, standardised, unpatchify
+from selftaught.pretext.base import Pretext, customised
+
+_MASK = 91  # stream of randomness
+
+
+class SimMIM(Pretext):
+    """The encoder reads the whole grid, a mask token in the place of hidden patches; its tokens are mapped to pixels."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """mask: share of hidden patches (paper: 0.6, table 1).
+
+        block: side of the hidden squares in patches. None: about a sixth to a seventh of the picture's, as the paper's 32 px
+            are of 192 and 224 px.
+        normalise: predict pixels standardised within each patch (paper: no, those of the normalised picture).
+        view: changes to the light view (random resized crop and flip).
+        """
+
+        mask: float = 0.6
+        block: int | None = None
+        normalise: bool = False
+        view: dict[str, Any] | None = None
+
+        def __post_init__(self) -> None:
+            if not 0 < self.mask < 1:
+                raise UserError(
+                    f"setting 'pretext.mask' is {self.mask}; it must be between 0 and 1: without hidden patches there is "
+                    "nothing to predict, without visible ones nothing to predict from"
+                )
+
+    family = "masked"
+    paper = "Xie et al. 2022, arXiv:2111.09886"
+    needs = frozenset({"hide"})
+    wants = frozenset({"patches"})
+
+    def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
+        super().__init__(encoder, modality, config)
+        self.view = customised(modality.light_view(), config.view)
+        self.side = cell_side(encoder.grid, config.block)
+        self.mask_token = nn.Parameter(torch.randn(encoder.token_width) * 0.02)
+        self.predict = nn.Linear(encoder.token_width, encoder.patch**2 * encoder.config.channels)
+        init_transformer(self.predict)
+
+    def drawn(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The pictures, their patches, and which of those are hidden."""
+        x = self.modality.view(batch, self.view, stream=1)
+        patches = patchify(x, self.encoder.patch)
+        noise = batch.uniform(_MASK, patches.shape[1] // self.side**2)
+        return x, patches, cell_masking(noise, self.config.mask, self.side, self.encoder.grid)
+
+    def forward(self, batch: Batch) -> Step:
+        """Loss: mean absolute error of the hidden pixels (eq. 1)."""
+        x, target, hidden = self.drawn(batch)
+        if self.config.normalise:
+            target = standardised(target)
+        predicted = self.predict(self.encoder(x, hide=(hidden, self.mask_token)).tokens)
+        error = (predicted.float() - target).abs().mean(-1)
+        return Step((error * hidden).sum() / hidden.sum(), {})
+
+    def show(self, batch: Batch) -> Shown:
+        x, patches, hidden = self.drawn(batch)
+        left = unpatchify(patches * ~hidden[..., None], self.encoder.patch, self.encoder.grid)
+        share = Share(int(hidden.sum()), hidden.numel(), self.config.mask)
+        return Shown((Seen("picture", x), Seen("reads", left)), {"patches hidden": share})
