@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -29,6 +30,7 @@ ENCODER = ("--encoder", "resnet10_x0.25")
 _PRELOAD = [
     *("selftaught.cli", "selftaught.pretext.simclr", "tyro.extras", "sklearn.manifold"),
     *(f"selftaught.workflow.{name}" for name in ("pretrain", "evaluate", "finetune", "embed")),
+    *("torch.distributed", "torch.nn.parallel", "tests.contracts.conftest"),
 ]
 _WAIT = 240.0
 _NUMBERS = itertools.count()
@@ -178,6 +180,45 @@ def start(*arguments: object, cwd: Path | None = None, kill: tuple[str, int] | N
 def run(*arguments: object, cwd: Path | None = None, kill: tuple[str, int] | None = None, **env: str) -> Result:
     """Run a verb to its end."""
     return start(*arguments, cwd=cwd, kill=kill, **env).end()
+
+
+def run_rank(function: Callable[..., None], arguments: tuple[Any, ...], where: tuple[int, int, int], said: str) -> None:
+    """In the new process: join the others, run, and leave what went wrong in a file."""
+    rank, world, port = where
+    os.environ |= {**environment(), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    import torch
+
+    from selftaught.train import distributed
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    try:
+        function(rank, *arguments)
+    except BaseException:
+        Path(said).write_text(traceback.format_exc())
+        raise
+    finally:
+        distributed.leave()
+
+
+def on_ranks(function: Callable[..., None], *arguments: object, world: int = 2) -> None:
+    """function(rank, *arguments) on ranks that compute together over gloo; fails where one does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said = [f"{_room().name}/rank-{next(_NUMBERS)}" for _ in range(world)]
+    processes = [
+        _server().Process(target=run_rank, args=(function, arguments, (rank, world, port), said[rank]))
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(_WAIT)
+    failed = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert failed == [0] * world, "\n".join(Path(f).read_text() for f in said if Path(f).exists()) or failed
 
 
 def run_lines(lines: list[list[str]], cwd: str, env: dict[str, str], output: str) -> None:
