@@ -94,6 +94,14 @@ class Share(NamedTuple):
     asked: float | None = None
 
 
+class Answers(NamedTuple):
+    """What a task said of some questions. names: of the answers there are. right, said: int64 [n], indices of names."""
+
+    names: tuple[str, ...]
+    right: Tensor
+    said: Tensor
+
+
 class Shown(NamedTuple):
     """What a task makes of a batch. seen: what is read. shares: by name. answers: what is to be told of each sample, in
     words; none where that is not one thing."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from selftaught.batch import Batch, Shown, Step
+from selftaught.batch import Answers, Batch, Seen, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError, unknown
 from selftaught.modality.base import Modality
@@ -86,6 +86,15 @@ class Pretext(nn.Module, ABC):
     def show(self, batch: Batch) -> Shown | None:
         """What is read of a batch and how often each thing was drawn, by the very draws of `forward`; `selftaught preview`
         shows it. None: there is nothing to see."""
+        return None
+
+    def rebuilt(self, batch: Batch) -> tuple[Seen, ...]:
+        """Pictures for the report, [B, C, S, S] normalised, all of one size: what is there, what is read of it, and what the
+        task makes of that. None where it makes no pictures."""
+        return ()
+
+    def answers(self, batch: Batch) -> Answers | None:
+        """What the task says where its question has one of a few answers: the report's table of confusions."""
         return None
 
     def after_step(self, progress: float) -> None:  # most tasks have nothing to do here

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from selftaught.batch import Batch, Seen, Shown, Step
 from selftaught.encoders.pixels import PixelEncoder
 from selftaught.modality.base import Modality
 from selftaught.pretext.base import Pretext, customised
+
+_CONTINUED = 94  # stream of randomness
 
 
 class IGPT(Pretext):
@@ -56,6 +59,22 @@ class IGPT(Pretext):
 
     def show(self, batch: Batch) -> Shown:
         return Shown((Seen("reads", self.drawn(batch)[0]),), {})
+
+    def rebuilt(self, batch: Batch) -> tuple[Seen, ...]:
+        """The lower half as it is continued from the upper one, each pixel drawn by its probability."""
+        x, colours = self.drawn(batch)
+        n = colours.shape[1]
+        ids, given = colours.clone(), n // 2
+        u = batch.uniform(_CONTINUED, n)
+        for at in range(given, n):
+            states, _ = self.encoder.model(ids[:, : at + 1])
+            share = self.head(states[:, -1]).float().softmax(1).cumsum(1)
+            ids[:, at] = torch.searchsorted(share, u[:, at, None] * share[:, -1:])[:, 0].clamp_max(
+                self.encoder.colours - 1
+            )
+        reads = x.clone()
+        reads.flatten(2)[:, :, given:] = 0.0
+        return Seen("picture", x), Seen("reads", reads), Seen("continues", self.encoder.picture(ids))
 
     def chance(self, batch_size: int) -> float:
         """All colours alike."""

@@ -54,14 +54,18 @@ class MAE(Pretext):
         patches = patchify(x, self.encoder.patch)
         return x, patches, *random_masking(batch.uniform(2, patches.shape[1]), self.config.mask)
 
+    def predicted(self, x: Tensor, keep: Tensor, hidden: Tensor) -> Tensor:
+        """What is predicted of the hidden patches, [B, M, P]."""
+        return self.decoder(self.encoder(x, keep).tokens, keep, hidden).float()
+
     def forward(self, batch: Batch) -> Step:
         """Loss: mean squared error on hidden patches only (section 3, "Reconstruction target")."""
         x, target, keep, hidden = self.drawn(batch)
         if self.config.normalise:
             target = standardised(target)
-        predicted = self.decoder(self.encoder(x, keep).tokens, keep, hidden)
+        predicted = self.predicted(x, keep, hidden)
         wanted = target.gather(1, hidden[..., None].expand(-1, -1, target.shape[2]))
-        loss = (predicted.float() - wanted).square().mean()
+        loss = (predicted - wanted).square().mean()
         return Step(loss, {})
 
     def show(self, batch: Batch) -> Shown:
@@ -70,6 +74,17 @@ class MAE(Pretext):
         share = Share(hidden.numel(), patches.shape[0] * patches.shape[1], self.config.mask)
         seen = Seen("picture", x), Seen("reads", unpatchify(left, self.encoder.patch, self.encoder.grid))
         return Shown(seen, {"patches hidden": share})
+
+    def rebuilt(self, batch: Batch) -> tuple[Seen, ...]:
+        """A hidden patch that is predicted standardised has its own mean and spread again, as in the authors' pictures."""
+        x, patches, keep, hidden = self.drawn(batch)
+        at = hidden[..., None].expand(-1, -1, patches.shape[2])
+        made = self.predicted(x, keep, hidden)
+        if self.config.normalise:
+            true = patches.gather(1, at)
+            made = made * true.std(-1, keepdim=True) + true.mean(-1, keepdim=True)
+        filled = unpatchify(patches.scatter(1, at, made), self.encoder.patch, self.encoder.grid)
+        return (*self.show(batch).seen, Seen("predicts", filled))
 
     def chance(self, batch_size: int) -> float | None:
         """Standardised pixels have unit variance: predicting the mean costs (P - 1) / P, about 1."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selftaught.batch import Batch, Seen, Share, Shown, Step
+from selftaught.batch import Answers, Batch, Seen, Share, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.modality.base import Modality
 from selftaught.pretext.base import Pretext, customised
@@ -67,6 +67,10 @@ class Rotation(Pretext):
             return Shown(tuple(map(Seen, _TURNS, x.chunk(4))), {})
         shares = {turn: Share(int((y == k).sum()), len(y), 1 / 4) for k, turn in enumerate(_TURNS)}
         return Shown((Seen("reads", x),), shares, tuple(_TURNS[k] for k in y.tolist()))
+
+    def answers(self, batch: Batch) -> Answers:
+        x, y = self.drawn(batch)
+        return Answers(_TURNS, y, self.head(self.encoder(x).pooled).argmax(1))
 
     def chance(self, batch_size: int) -> float:
         """Cross-entropy of a uniform guess among four orientations."""

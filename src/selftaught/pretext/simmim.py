@@ -66,14 +66,26 @@ class SimMIM(Pretext):
         noise = batch.uniform(_MASK, patches.shape[1] // self.side**2)
         return x, patches, cell_masking(noise, self.config.mask, self.side, self.encoder.grid)
 
+    def predicted(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """What is predicted of all patches, [B, N, P]."""
+        return self.predict(self.encoder(x, hide=(hidden, self.mask_token)).tokens).float()
+
     def forward(self, batch: Batch) -> Step:
         """Loss: mean absolute error of the hidden pixels (eq. 1)."""
         x, target, hidden = self.drawn(batch)
         if self.config.normalise:
             target = standardised(target)
-        predicted = self.predict(self.encoder(x, hide=(hidden, self.mask_token)).tokens)
-        error = (predicted.float() - target).abs().mean(-1)
+        error = (self.predicted(x, hidden) - target).abs().mean(-1)
         return Step((error * hidden).sum() / hidden.sum(), {})
+
+    def rebuilt(self, batch: Batch) -> tuple[Seen, ...]:
+        """A patch that is predicted standardised has its own mean and spread again."""
+        x, patches, hidden = self.drawn(batch)
+        made = self.predicted(x, hidden)
+        if self.config.normalise:
+            made = made * patches.std(-1, keepdim=True) + patches.mean(-1, keepdim=True)
+        filled = torch.where(hidden[..., None], made, patches)
+        return (*self.show(batch).seen, Seen("predicts", unpatchify(filled, self.encoder.patch, self.encoder.grid)))
 
     def show(self, batch: Batch) -> Shown:
         x, patches, hidden = self.drawn(batch)

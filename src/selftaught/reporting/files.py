@@ -11,6 +11,8 @@ from selftaught.errors import UserError
 from selftaught.reporting import atlas
 from selftaught.reporting.atlas import Atlas
 
+_PNG, _LARGEST_PICTURE = b"\x89PNG\r\n\x1a\n", 4_000_000
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -25,6 +27,8 @@ class RunFiles:
     data: dict[str, Any]
     summary: dict[str, Any]
     evaluation: dict[str, Any]
+    outcome: dict[str, Any]
+    rebuilt: bytes | None
     atlas: Atlas | None
     problems: list[str]
 
@@ -41,6 +45,21 @@ def _object(path: Path, problems: list[str]) -> dict[str, Any]:
         return value
     problems.append(f"{path.name} holds a {type(value).__name__}, not an object")
     return {}
+
+
+def _picture(path: Path, problems: list[str]) -> bytes | None:
+    """The bytes of a PNG file."""
+    if not path.exists():
+        return None
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read: {error}")
+        return None
+    if data.startswith(_PNG) and len(data) <= _LARGEST_PICTURE:
+        return data
+    problems.append(f"{path.name} is no PNG picture of at most {_LARGEST_PICTURE // 1_000_000} MB")
+    return None
 
 
 def _rows(path: Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -116,6 +135,8 @@ def read(run: Path) -> RunFiles:
             _object(run / "evaluation.json", problems),
             {name: _object(run / f"{name}.json", problems) for name in ("similarity", "retrieval", "ranking")},
         ),
+        outcome=_object(run / "outcome.json", problems),
+        rebuilt=_picture(run / "rebuilt.png", problems),
         atlas=found,
         problems=problems,
     )

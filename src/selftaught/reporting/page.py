@@ -30,6 +30,7 @@ from selftaught.reporting.facts import (
     words,
 )
 from selftaught.reporting.files import RunFiles, read
+from selftaught.reporting.outcome import outcome_section
 from selftaught.reporting.pictures import gallery, the_map
 from selftaught.reporting.results import Line
 from selftaught.reporting.scales import minus, span
@@ -57,6 +58,7 @@ def render(files: RunFiles) -> str:
         _efficiency_section(table),
         _results_section(files, table),
         curves_section(files),
+        outcome_section(files),
         pictures,
         recipe_section(files),
         data_section(files),

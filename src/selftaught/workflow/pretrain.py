@@ -24,6 +24,7 @@ from selftaught.train.loop import Outcome, Trainer, Watcher, fit
 from selftaught.train.order import Order
 from selftaught.workflow.general import guard_of, opened
 from selftaught.workflow.kinds import kind_called
+from selftaught.workflow.outcome import write_outcome
 from selftaught.workflow.plan import Request, Resolved, build_task, check, limit_of, resolve
 from selftaught.workflow.prepare import fetcher, name_of, open_source, pick_device, pick_threads
 
@@ -162,6 +163,8 @@ def _train(
     watchers: list[Watcher] = [watch] if guard is None else [watch, guard]
     outcome = fit(trainer, fetch, order, run, watchers, quiet, what=recipe.pretext.rpartition(":")[2])
     if outcome.stopped_by is None:
+        with disk.filling(run.path):
+            write_outcome(trainer, modality, fetcher(source, held, loop.seed, labels=task.supervised), len(held), run)
         _finish(recipe, trainer, modality, source, run, outcome)
     return outcome
 

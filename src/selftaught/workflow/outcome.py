@@ -1,0 +1,62 @@
+"""What a task makes of held-out samples once it has been trained: its pictures and its answers, for the report."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from selftaught import disk
+from selftaught.batch import Batch, Shown
+from selftaught.reporting.atlas import picture
+from selftaught.train.folder import RunFolder
+from selftaught.train.loop import Trainer
+from selftaught.workflow.kinds import kind_called
+
+PICTURES, OUTCOME = "rebuilt.png", "outcome.json"
+_SHOWN, _ASKED = 8, 1024
+
+
+def write_outcome(
+    trainer: Trainer, modality: Any, fetch: Callable[[np.ndarray, int], Batch], n: int, run: RunFolder
+) -> None:
+    """Write RUN/rebuilt.png and RUN/outcome.json, where the task makes pictures or gives answers.
+
+    fetch: reads held-out samples by their position among the n there are; the first ones are taken, whose order is a hash's.
+    Called on every rank, written by the first.
+    """
+    config = trainer.config
+    if n == 0:
+        return
+    with trainer.measuring():
+        first = fetch(np.arange(min(_SHOWN, n)), config.steps).to(trainer.device)
+        seen = [s._replace(read=s.read.cpu()) for s in trainer.task.rebuilt(first)]
+        names, counts = _confusions(trainer, fetch, min(_ASKED, n))
+    if not run.writes or not (seen or names):
+        return
+    found: dict[str, Any] = {"samples": len(first)}
+    if seen:
+        grid = kind_called(modality.name).grid(modality, Shown(tuple(seen), {}), len(first))
+        if grid is not None:
+            with disk.replacing(run.path / PICTURES) as temporary:
+                picture(grid).save(temporary, "png")
+            found["pictures"] = [s.name for s in seen]
+    if names:
+        found |= {"answers": list(names), "counts": counts.tolist()}
+    disk.write_json(run.path / OUTCOME, found)
+
+
+def _confusions(
+    trainer: Trainer, fetch: Callable[[np.ndarray, int], Batch], n: int
+) -> tuple[tuple[str, ...], torch.Tensor]:
+    """Names of the answers, and how often each was said where each is right: [right, said]."""
+    names, counts = (), torch.zeros(0, 0, dtype=torch.long)
+    size = max(1, trainer.config.batch // trainer.config.accumulate)
+    for begin in range(0, n, size):
+        found = trainer.task.answers(fetch(np.arange(begin, min(n, begin + size)), trainer.step).to(trainer.device))
+        if found is None:
+            break
+        names, k = found.names, len(found.names)
+        pairs = torch.bincount((found.right * k + found.said).cpu(), minlength=k * k).view(k, k)
+        counts = pairs if begin == 0 else counts + pairs
+    return names, counts
