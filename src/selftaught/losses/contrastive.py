@@ -262,11 +262,10 @@ def sup_con(
         sizes = torch.zeros_like(group).index_add(0, group, torch.ones_like(group))
         own = slice(place()[0] * len(z1), (place()[0] + 1) * len(z1))
         others = (sums[group] - views)[own].repeat_interleave(2, 0)  # what its class has beside the sample's own views
-        count = 2 * sizes[group][own].repeat_interleave(2) - 1
-        positives = (pair + (rows * others).sum(-1)) / count
+        more = 2 * sizes[group][own].repeat_interleave(2) - 2  # positives beside the other view
         found = _contrast(pair, lse, top, _TIE / temperature, decoupled=False)
-        # The loss against the pair alone, and how much farther than the pair the positives are on average.
-        return found._replace(loss=found.loss + (pair - positives).mean())
+        # The loss against the other view alone, and how much nearer that is than the mean of all positives.
+        return found._replace(loss=found.loss + ((more * pair - (rows * others).sum(-1)) / (more + 1)).mean())
 
 
 def info_nce(

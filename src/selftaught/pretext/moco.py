@@ -65,8 +65,6 @@ class MoCo(TwoViews):
         queue: int = 65536
 
         def __post_init__(self) -> None:
-            if self.version not in _VERSIONS:
-                raise UserError(f"setting 'pretext.version' is {self.version}; it must be 2 or 3")
             for name, value in _VERSIONS[self.version].items():
                 if getattr(self, name) is None:
                     object.__setattr__(self, name, value)
