@@ -31,7 +31,7 @@ from selftaught.workflow.kinds.events import Events
 from tests.modality.corpus import english
 
 SIZE, LENGTH = 16, 32
-HEADS = {"hidden", "out"}
+WIDE = {"hidden", "out", "slices"}
 WIDEST = 512  # of a head: the papers' widths would cost hundreds of times the encoders of these tests
 
 
@@ -147,7 +147,7 @@ def make(name: str, encoder: str | None = None, seed: int = 0, **settings: objec
             options = {"side": 8, "levels": 16, "mean": [0.3], "std": [0.37]}
             config = EncoderConfig("igpt_nano", SIZE, 1, options=options)
     modality = text_modality() if text else ImageModality(SIZE, 1, (0.3,), (0.37,))
-    wide = {f.name: WIDEST for f in dataclasses.fields(kind.Config) if f.name in HEADS and (f.default or 0) > WIDEST}
+    wide = {f.name: WIDEST for f in dataclasses.fields(kind.Config) if f.name in WIDE and (f.default or 0) > WIDEST}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return kind(build(config, seed), modality, kind.Config(**{**wide, **settings}))
