@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests import runs
 from torch import Tensor
 from torch.nn import functional as F
 
 from selftaught.losses import contrastive
 from selftaught.losses.contrastive import Contrast, info_nce, normalize, nt_xent
-from selftaught.train.distributed import leave
 
 TEMPERATURES = (1.0, 0.5, 0.1, 0.05, 0.01)
 
@@ -267,20 +266,16 @@ def _batch() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _rank(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     z1, z2, weight = _batch()
     own = slice(rank * 12 // world, (rank + 1) * 12 // world)
     losses = _losses(z1[own] @ weight, z2[own] @ weight)
     results = [torch.cat([x.flatten() for x in _mean_of_ranks(loss, [weight])]) for loss in losses]
     if rank == 0:
         np.save(Path(folder) / "results.npy", torch.stack(results).numpy())
-    leave()
 
 
-def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    mp.spawn(_rank, args=(2, str(tmp_path)), nprocs=2)
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    runs.on_ranks(_rank, 2, str(tmp_path))
     together = torch.from_numpy(np.load(tmp_path / "results.npy"))
     z1, z2, weight = _batch()
     for apart, loss in zip(together, _losses(z1 @ weight, z2 @ weight), strict=True):

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests import runs
 from torch import Tensor
 from torch.nn import functional as F
 
 from selftaught.losses import contrastive
 from selftaught.losses.contrastive import nt_xent, sup_con
-from selftaught.train.distributed import leave
 
 LABELS = {
     "all": [0, 1, 0, 2, 1, 0, 2, 2, 0, 1, 0],
@@ -110,8 +109,6 @@ def _whole() -> tuple[list[Tensor], Tensor, Tensor]:
 
 
 def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     (z1, z2), labels, weight = _whole()
     own = slice(6 * rank, 6 * rank + 6)
     found = sup_con(z1[own] @ weight, z2[own] @ weight, labels[own], 0.2)
@@ -119,13 +116,11 @@ def _rank(rank: int, folder: str) -> None:
     dist.all_reduce(figures)
     if rank == 0:
         np.save(Path(folder) / "figures.npy", (figures / 2).numpy())
-    leave()
 
 
-def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_equal_one(tmp_path: Path) -> None:
     """Classes have members on both ranks, and so have the samples of no class."""
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    runs.on_ranks(_rank, str(tmp_path))
     together = torch.from_numpy(np.load(tmp_path / "figures.npy"))
     (z1, z2), labels, weight = _whole()
     loss = sup_con(z1 @ weight, z2 @ weight, labels, 0.2).loss

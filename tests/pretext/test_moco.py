@@ -1,12 +1,13 @@
 """MoCo against the formulas of its papers, its queue, and the copy that makes its keys."""
 
 import math
-import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from selftaught import settings
@@ -18,6 +19,7 @@ from selftaught.train.config import TrainConfig
 from selftaught.train.distributed import Ranks
 from selftaught.train.loop import Trainer
 from selftaught.train.optim import OptimConfig
+from tests import runs
 from tests.contracts.conftest import make
 from tests.contracts.test_pretext import _rank
 
@@ -167,15 +169,13 @@ def test_version_3_leaves_a_vits_patches_at_random(batch: Batch) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo over loopback is tested on Linux")
-def test_two_ranks_of_version_3_take_the_gradient_of_one(batch: Batch) -> None:
+def test_two_ranks_of_version_3_take_the_gradient_of_one(batch: Batch, tmp_path: Path) -> None:
     given: dict[str, object] = {"version": 3, "norm": "layer", "hidden": 32}
     task = make("moco", "vit_micro", **given).eval()
     task(batch).loss.backward()
-    whole = {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (port, "moco", given, batch, whole), nprocs=2)
+    gradients = tmp_path / "gradients"
+    save_file({n: p.grad.contiguous() for n, p in task.named_parameters() if p.grad is not None}, gradients)
+    runs.on_ranks(_rank, "moco", given, str(gradients))
 
 
 def test_each_version_has_its_papers_settings() -> None:
