@@ -164,6 +164,28 @@ def test_what_it_shows_is_what_its_modules_read(name: str, batch: Batch) -> None
     assert all(0 <= s.part <= s.whole and (s.asked is None or 0 <= s.asked <= 1) for s in shown.shares.values())
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_the_report_gets_what_it_can_show(name: str, batch: Batch) -> None:
+    """Pictures of one size, the first of which is what the task saw; answers of which as many are right as `forward` counts."""
+    task = make(name).eval()
+    with torch.no_grad():
+        pictures, answers = task.rebuilt(batch), task.answers(batch)
+        if pictures:
+            assert len({(p.read.shape, p.read.dtype) for p in pictures}) == 1
+            assert len(pictures[0].read) == len(batch)
+            assert all(torch.isfinite(p.read).all() for p in pictures)
+            assert not torch.equal(pictures[0].read, pictures[-1].read)
+        if answers is not None:
+            n = len(answers.names)
+            assert len(answers.right) == len(answers.said)
+            assert all(x.min() >= 0 and x.max() < n for x in (answers.right, answers.said))
+            right = (answers.right == answers.said).float().mean()
+            if (
+                "accuracy" in task(batch).metrics and n < 9
+            ):  # a jigsaw's answers are of its tiles, its accuracy of their order
+                assert right.item() == pytest.approx(task(batch).metrics["accuracy"].item(), abs=1e-6)
+
+
 # Masked modelling learns more slowly than comparing views: it gets the steps it needs, in the slow suite.
 LONGER: dict[str, dict[str, Any]] = {
     "mae": {"steps": 800, "batch": 64, "settings": {"normalise": False}},

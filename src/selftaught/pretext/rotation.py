@@ -70,7 +70,7 @@ class Rotation(Pretext):
 
     def answers(self, batch: Batch) -> Answers:
         x, y = self.drawn(batch)
-        return Answers(_TURNS, y, self.head(self.encoder(x).pooled).argmax(1))
+        return Answers(("0°", "90°", "180°", "270°"), y, self.head(self.encoder(x).pooled).argmax(1))
 
     def chance(self, batch_size: int) -> float:
         """Cross-entropy of a uniform guess among four orientations."""
