@@ -11,7 +11,7 @@ from types import ModuleType
 from selftaught.errors import UserError, unknown
 from selftaught.pretext.base import Pretext
 
-_NOT_TASKS = {"base", "find", "views"}
+_NOT_TASKS = {"base", "distillation", "find", "views"}
 GROUP = "selftaught.pretexts"
 
 
