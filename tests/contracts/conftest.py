@@ -2,6 +2,7 @@
 
 And histories of a small machine, for tasks on logs of events."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ from selftaught.workflow.kinds.events import Events
 from tests.modality.corpus import english
 
 SIZE, LENGTH = 16, 32
+WIDE = {"hidden", "out", "slices", "prototypes", "clusters"}
+WIDEST = 512  # of a head: the papers' widths would cost hundreds of times the encoders of these tests
 
 
 class Digits(NamedTuple):
@@ -139,11 +142,12 @@ def make(name: str, encoder: str | None = None, seed: int = 0, **settings: objec
         options, size = describe(architecture), text_modality().tokenizer.vocabulary
         config = EncoderConfig(architecture, LENGTH, 0, options=options, vocabulary=size)
     else:
-        config = EncoderConfig(encoder or ("vit_micro" if {"keep", "hide"} & kind.needs else "resnet10_x0.25"), SIZE, 1)
+        config = EncoderConfig(encoder or ("vit_micro" if kind.needs & {"keep", "hide"} else "resnet10_x0.25"), SIZE, 1)
     modality = text_modality() if text else ImageModality(SIZE, 1, (0.3,), (0.37,))
+    wide = {f.name: WIDEST for f in dataclasses.fields(kind.Config) if f.name in WIDE and (f.default or 0) > WIDEST}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return kind(build(config, seed), modality, kind.Config(**settings))
+        return kind(build(config, seed), modality, kind.Config(**{**wide, **settings}))
 
 
 def make_event(name: str, seed: int, **settings: object) -> Pretext:

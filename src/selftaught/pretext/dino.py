@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from selftaught.batch import Batch, Step
-from selftaught.pretext.distillation import Distillation
+from selftaught.pretext.distillation import SMALL_MACHINE, Distillation
 
 
 class DINO(Distillation):
@@ -16,10 +16,7 @@ class DINO(Distillation):
 
     paper = "Caron et al. 2021, arXiv:2104.14294"
     splits_batch = True  # samples meet in the centre alone, which is fixed within a step
-    # A short run: a teacher that follows sooner, and prototypes that a few hundred samples can fill.
-    small_machine: ClassVar[dict[str, dict[str, Any]]] = {
-        "image": {"hidden": 512, "out": 128, "prototypes": 1024, "local": 4, "momentum": 0.99, "local_scale": [0.1, 0.4]}
-    }
+    small_machine: ClassVar[dict[str, dict[str, Any]]] = {"image": SMALL_MACHINE}
 
     def forward(self, batch: Batch) -> Step:
         views = self.drawn(batch)
