@@ -31,7 +31,7 @@ from selftaught.workflow.kinds.events import Events
 from tests.modality.corpus import english
 
 SIZE, LENGTH = 16, 32
-WIDE = {"hidden", "out", "slices"}
+WIDE = {"hidden", "out", "slices", "prototypes", "clusters"}
 WIDEST = 512  # of a head: the papers' widths would cost hundreds of times the encoders of these tests
 
 

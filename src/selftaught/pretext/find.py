@@ -11,7 +11,7 @@ from types import ModuleType
 from selftaught.errors import UserError, unknown
 from selftaught.pretext.base import Pretext
 
-_NOT_TASKS = {"base", "filling", "find", "tiles", "views"}
+_NOT_TASKS = {"base", "distillation", "filling", "find", "tiles", "views"}
 GROUP = "selftaught.pretexts"
 
 
