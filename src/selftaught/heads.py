@@ -1,6 +1,8 @@
-"""Heads between an encoder and a loss: the MLPs of the contrastive and distilling pretexts, BERT's for pairs of texts."""
+"""Heads between an encoder and a loss: the MLPs of the contrastive and distilling pretexts, BERT's for pairs of texts, a decoder
+to pixels and a discriminator of pictures."""
 
 from itertools import pairwise
+from math import ceil, log2
 from typing import Literal
 
 import torch
@@ -95,6 +97,51 @@ class PairHead(nn.Module):
     def forward(self, tokens: Float[Tensor, "b l width"]) -> Float[Tensor, "b 2"]:
         """Logits of "as in the document" and "not"."""
         return self.out(self.dense(tokens[:, 0]).tanh())
+
+
+class PixelDecoder(nn.Module):
+    """Tokens [B, N, width] on a square grid of N cells to maps [B, out, side, side].
+
+    Transposed convolutions double the grid until it has `side` cells or more, as DCGAN's do and those of context encoders, each
+    with half the channels of the one before (64 at least, 256 at first); a map that is then too large is resampled. Normalised
+    over each picture: BatchNorm's statistics would tie the pictures of a batch together.
+
+    grid: rows and columns of the tokens; UserError where they are no square.
+    """
+
+    def __init__(self, width: int, out: int, grid: tuple[int, int], side: int) -> None:
+        super().__init__()
+        rows, columns = grid
+        if rows < 1 or rows != columns:
+            raise UserError(
+                f"a decoder to pixels needs a square grid of tokens, not {grid}; use a resnet* or vit_* encoder"
+            )
+        self.grid, self.side = grid, side
+        now = min(width, 256)
+        stack: list[nn.Module] = [nn.Conv2d(width, now, 1), nn.GroupNorm(1, now), nn.ReLU(inplace=True)]
+        for _ in range(max(0, ceil(log2(side / rows)))):
+            then = max(now // 2, min(now, 64))
+            stack += [nn.ConvTranspose2d(now, then, 4, 2, 1), nn.GroupNorm(1, then), nn.ReLU(inplace=True)]
+            now = then
+        self.layers = nn.Sequential(*stack, nn.Conv2d(now, out, 1))
+
+    def forward(self, tokens: Float[Tensor, "b n width"]) -> Float[Tensor, "b out side side"]:
+        x = self.layers(tokens.mT.unflatten(2, self.grid).contiguous())
+        same = x.shape[-1] == self.side
+        return x if same else F.interpolate(x, size=(self.side, self.side), mode="bilinear", align_corners=False)
+
+
+class Discriminator(nn.Sequential):
+    """Pictures [B, C, side, side] to logits [B] of being real: DCGAN's strided convolutions (Radford et al. 2016), normalised
+    over each picture, down to about four pixels a side."""
+
+    def __init__(self, channels: int, side: int, width: int = 32) -> None:
+        stack: list[nn.Module] = []
+        for i in range(max(1, round(log2(side / 4)))):
+            then = min(width * 2**i, 256)
+            stack += [nn.Conv2d(channels, then, 4, 2, 1), *([nn.GroupNorm(1, then)] if i else []), nn.LeakyReLU(0.2)]
+            channels = then
+        super().__init__(*stack, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1), nn.Flatten(0))
 
 
 def _normalisation(norm: Norm, width: int, affine: bool) -> list[nn.Module]:

@@ -59,6 +59,20 @@ def digits() -> Digits:
 
 
 @functools.cache
+def tinted_digits() -> Digits:
+    """The digits in colour: one of four hues by their shape, paler or stronger, on a dark ground of its complement."""
+    grey, train, test = small_digits()
+    assert grey.labels is not None
+    value = grey.fetch(np.arange(len(grey)))["pixels"].float() / 255
+    u = rng.uniform(8, torch.arange(len(grey)), 2)
+    angle = (torch.from_numpy(grey.labels) % 4 + 0.4 * (u[:, 0] - 0.5)) * (np.pi / 2)
+    hue = torch.stack([torch.cos(angle + turn) for turn in (0.0, 2.1, 4.2)], 1)[:, :, None, None]
+    pixels = 0.15 + 0.6 * value + hue * (value - 0.4) * (0.15 + 0.15 * u[:, 1, None, None, None])
+    source = open_data(((pixels.clamp(0, 1) * 255).to(torch.uint8).numpy(), grey.labels))
+    return Digits(source, train, test)
+
+
+@functools.cache
 def text_modality() -> TextModality:
     return TextModality(Tokenizer.train([text for text, _ in english()], "wordpiece", 1000), LENGTH)
 
@@ -114,6 +128,8 @@ def attributed() -> Attributes:
 def data_of(name: str) -> Digits:
     """Data that a task works on, real but for histories."""
     kinds = find(name).kinds
+    if "colour" in find(name).wants:
+        return tinted_digits()
     return docstrings() if kinds == {"text"} else walks() if kinds == {"event"} else small_digits()
 
 
@@ -142,11 +158,14 @@ def make(name: str, encoder: str | None = None, seed: int = 0, **settings: objec
         options, size = describe(architecture), text_modality().tokenizer.vocabulary
         config = EncoderConfig(architecture, LENGTH, 0, options=options, vocabulary=size)
     else:
-        config = EncoderConfig(encoder or ("vit_micro" if kind.needs & {"keep", "hide"} else "resnet10_x0.25"), SIZE, 1)
+        channels = 3 if "colour" in kind.wants else 1
+        architecture = encoder or ("vit_micro" if kind.needs & {"keep", "hide"} else "resnet10_x0.25")
+        config = EncoderConfig(architecture, SIZE, channels)
         if "causal_pixels" in kind.needs:  # digits have 8 x 8 pixels of 17 levels
             options = {"side": 8, "levels": 16, "mean": [0.3], "std": [0.37]}
             config = EncoderConfig("igpt_nano", SIZE, 1, options=options)
-    modality = text_modality() if text else ImageModality(SIZE, 1, (0.3,), (0.37,))
+        pictures = ImageModality(SIZE, channels, (0.3,) * channels, (0.37,) * channels)
+    modality = text_modality() if text else pictures
     wide = {f.name: WIDEST for f in dataclasses.fields(kind.Config) if f.name in WIDE and (f.default or 0) > WIDEST}
     with torch.random.fork_rng():
         torch.manual_seed(seed)

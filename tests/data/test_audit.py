@@ -116,7 +116,21 @@ def test_offers():
     assert "no upright side" in found["upright"][1]
     sky = np.clip(noise[:100].repeat(2, axis=2) + np.linspace(150, 0, 12).astype(np.uint8)[:, None], 0, 255)
     found = offers(audit(open_data(sky.repeat(2, axis=1))))
-    assert {name: there for name, (there, _) in found.items()} == {"variety": False, "patches": True, "upright": True}
+    there = {"variety": False, "patches": True, "upright": True, "colour": False}
+    assert {name: found[name][0] for name in found} == there
+
+
+def test_colours_are_counted_where_channels_differ(tmp_path):
+    for i in range(4):
+        save(tmp_path / f"grey{i}.png", i, 20, 20 + i, channels=1)  # beside colour they become three channels
+    for i in range(12):
+        save(tmp_path / f"colour{i}.png", i, 24, 30)
+    found = audit(open_data(tmp_path))
+    assert found.coloured == 0.75
+    assert offers(found)["colour"] == (True, "75% of the pictures have colours")
+    rng = np.random.default_rng(0)
+    faint = rng.integers(0, 250, (40, 16, 16, 1)) + rng.integers(0, 4, (40, 16, 16, 3))  # what JPEG leaves in greys
+    assert audit(open_data(faint.astype(np.uint8))).coloured == 0
 
 
 def test_tasks_want_what_data_can_offer():

@@ -12,6 +12,10 @@ from selftaught.data.similar import dhash, near_pairs, thumbnails
 from selftaught.errors import UserError
 
 _ROTATION_SAMPLES = 3000
+_COLOUR_SAMPLES = 300
+_COLOURFUL = (
+    8.0  # mean difference between the largest and smallest channel, of 255; grey pictures saved as JPEG have 1 to 3
+)
 _ROTATION_FLOOR = 0.30  # four-way accuracy below which orientation cannot be told; chance is 0.25
 
 
@@ -25,6 +29,7 @@ class Audit(Leaks):
     height, width: (smallest, median, largest) pixels as stored. flat: pictures of one even grey or colour.
     rotation_accuracy: how often a linear model tells unseen 16 x 16 thumbnails' four rotations apart (chance 0.25);
         None below 40 samples.
+    coloured: share of pictures, of some of them, that are not grey.
     """
 
     samples: int
@@ -42,6 +47,7 @@ class Audit(Leaks):
     near_count: int
     near: list[list[str]]
     rotation_accuracy: float | None
+    coloured: float
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,6 +85,7 @@ def audit(source: ImageSource, other: ImageSource | None = None) -> Audit:
         near_count=len(np.unique(np.concatenate([i[differ], j[differ]]))),
         near=named(source, near),
         rotation_accuracy=rotation_accuracy(large),
+        coloured=coloured(source),
         **({} if other is None else _leaks(source, other, codes, large)),
     )
 
@@ -110,6 +117,22 @@ def rotation_accuracy(grey: np.ndarray) -> float | None:
     return float(((test_x @ weights).argmax(axis=1) == test_y).mean())
 
 
+def coloured(source: ImageSource) -> float:
+    """Share of pictures whose channels differ, of up to 300 of them."""
+    if source.channels < 3:
+        return 0.0
+    chosen = rng.permutation(len(source), len(source))[:_COLOUR_SAMPLES]
+    found = 0
+    for part in np.array_split(np.sort(chosen), max(1, len(chosen) // 16)):
+        batch = source.fetch(part)
+        x = batch["pixels"][:, :3].int()
+        spread = (x.amax(1) - x.amin(1)).sum((1, 2)) / batch["size"].prod(
+            1
+        )  # nothing lies beyond a picture on its canvas
+        found += int((spread >= _COLOURFUL).sum())
+    return found / len(chosen)
+
+
 def _turned(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = np.concatenate([np.rot90(grey, k, axes=(1, 2)).reshape(len(grey), -1) for k in range(4)])
     return x, np.repeat(np.arange(4), len(grey))
@@ -119,7 +142,7 @@ def offers(found: Audit) -> dict[str, tuple[bool, str]]:
     """Whether the data has what a pretext task may want of it (`Pretext.wants`), and what it has.
 
     variety: a few hundred different samples, to tell apart. patches: pictures large enough to hide parts of, and a
-    hundred of them. upright: an upright side that can be seen.
+    hundred of them. upright: an upright side that can be seen. colour: colours, in half of the pictures.
     """
     side = min(found.height[1], found.width[1])
     unique = found.samples - found.exact_extra
@@ -144,4 +167,5 @@ def offers(found: Audit) -> dict[str, tuple[bool, str]]:
             patches if unique >= 100 else f"{unique} different pictures; 100 are needed",
         ),
         "upright": upright,
+        "colour": (found.coloured >= 0.5, f"{found.coloured:.0%} of the pictures have colours"),
     }

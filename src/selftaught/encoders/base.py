@@ -58,9 +58,11 @@ class EncoderConfig:
 class Encoder(nn.Module):
     """inputs -> Encoded(tokens [B, N, D], pooled [B, width], valid). Inputs are views of pictures, or `Tokens` of text.
 
+    grid: rows and columns in which the tokens of a picture of `config.size` lie; (0, 0) where they are no grid.
+
     abilities: what a pretext task may ask for beyond `forward(inputs)`:
         "keep": `forward(inputs, keep)` with keep int64 [B, K] encodes only those tokens, so that masked tokens cost
-        nothing; `grid` (rows, columns) and `patch` (side in pixels) are then set.
+        nothing; `patch` (side in pixels) is then set.
         "hide": `forward(inputs, hide=(which, token))` reads token [D] in the place of the patches that bool [B, N] names.
         "sizes": it reads pictures of other sizes than `config.size`, of whole patches.
         "causal_pixels": `quantise` gives each pixel of a picture one of `colours` colours, `picture` the picture of these; a

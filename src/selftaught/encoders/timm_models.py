@@ -143,6 +143,9 @@ class TimmEncoder(Encoder):
             probe = self.eval()(torch.zeros(1, config.channels, config.size, config.size))
             self.train(training)
         self.width = probe.pooled.shape[1]
+        rows = math.isqrt(probe.tokens.shape[1])
+        if rows**2 == probe.tokens.shape[1]:
+            self.grid = (rows, rows)
         self.depth = len(self._blocks()) + 1
         if not re.match(_ONE_SIZE, config.name):
             self.abilities = frozenset({"sizes"})

@@ -37,9 +37,8 @@ def standardised(tiles: Float[Tensor, "*n s s"]) -> Float[Tensor, "*n s s"]:
 
 def without_aberration(tiles: Float[Tensor, "*n 3 s s"]) -> Float[Tensor, "*n 3 s s"]:
     """Colours (not normalised, or by shifts alone) without what lies along green against magenta (Doersch et al., 3.1)."""
-    axis = tiles.new_tensor(_GREEN_MAGENTA)
-    project = torch.eye(3, device=tiles.device) - axis[:, None] * axis / axis.square().sum()
-    return torch.einsum("ij,...jhw->...ihw", project, tiles)
+    axis = tiles.new_tensor(_GREEN_MAGENTA)[:, None, None]
+    return tiles - axis * ((tiles * axis).sum(-3, keepdim=True) / axis.square().sum())
 
 
 def one_channel(
