@@ -143,6 +143,14 @@ class Colorization(Pretext):
         mean, std = self.units
         return (lab_to_rgb(torch.cat([light, ab], 1)).clamp(0, 1) - mean) / std
 
+    def rebuilt(self, batch: Batch) -> tuple[Seen, ...]:
+        picture = self.modality.view(batch, self.view, stream=1)
+        return (
+            Seen("picture", picture),
+            Seen("reads", self.drawn(batch).reads),
+            Seen("predicts", self.colourised(batch)),
+        )
+
     def show(self, batch: Batch) -> Shown:
         reads, _, ab = self.drawn(batch)
         chroma = ab.square().sum(1).sqrt()

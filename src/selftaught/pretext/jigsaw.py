@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from selftaught import rng
-from selftaught.batch import Batch, Seen, Shown
+from selftaught.batch import Answers, Batch, Seen, Shown
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
@@ -94,6 +94,12 @@ class Jigsaw(Tiles):
         top, left, y = self.cells(batch)
         order = self.permutations[y]
         return standardised(cut(x, top.gather(1, order), left.gather(1, order), self.tile)), y
+
+    def answers(self, batch: Batch) -> Answers:
+        """Of each tile its cell, and the cell it has in the permutation that was said."""
+        tiles, y = self.drawn(batch)
+        right, said = self.permutations[y], self.permutations[self.logits(tiles).argmax(1)]
+        return Answers(tuple(f"cell {k + 1}" for k in range(_PLACES)), right.flatten(), said.flatten())
 
     def show(self, batch: Batch) -> Shown:
         tiles, y = self.drawn(batch)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from selftaught.batch import Batch, Seen, Share, Shown
+from selftaught.batch import Answers, Batch, Seen, Share, Shown
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
@@ -91,6 +91,10 @@ class RelativeLocation(Tiles):
             noise = (u[:, 2:].view(patches.shape) - 0.5) * (12**0.5 * _NOISE_STD)
             patches = one_channel(patches, (u[:, :2] * 3).long(), noise)
         return patches, y
+
+    def answers(self, batch: Batch) -> Answers:
+        patches, y = self.drawn(batch)
+        return Answers(_NAMES, y, self.logits(patches).argmax(1))
 
     def show(self, batch: Batch) -> Shown:
         patches, y = self.drawn(batch)

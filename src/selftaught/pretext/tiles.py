@@ -62,11 +62,15 @@ class Tiles(Pretext):
     def drawn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Tiles [B, count, C, tile, tile] as the encoder reads them, and the class [B] of how they lie."""
 
+    def logits(self, tiles: Tensor) -> Tensor:
+        """What is thought of each class, [B, classes]."""
+        features = self.encoder(tiles.flatten(0, 1)).pooled
+        return self.head(features.reshape(len(tiles), -1)).float()
+
     def forward(self, batch: Batch) -> Step:
         """Loss: mean cross-entropy over the pictures."""
         tiles, y = self.drawn(batch)
-        features = self.encoder(tiles.flatten(0, 1)).pooled
-        logits = self.head(features.reshape(len(y), -1)).float()
+        logits = self.logits(tiles)
         accuracy = (logits.argmax(1) == y).float().mean()
         return Step(F.cross_entropy(logits, y), {"accuracy": accuracy})
 
