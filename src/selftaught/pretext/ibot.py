@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from selftaught.batch import Batch, Share, Shown, Step
-from selftaught.ema import EMA
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.heads import ProjectionHead, Prototypes
@@ -19,7 +18,7 @@ from selftaught.losses.clusters import koleo, soft_cross_entropy
 from selftaught.modality.base import Modality
 from selftaught.modality.image.blocks import block_draws, block_masks
 from selftaught.pretext.distillation import SMALL_MACHINE, Centre, Distillation, follow, initialise, taught_by
-from selftaught.pretext.views import shares
+from selftaught.pretext.views import above_zero, shares
 
 _MASKS = 87  # stream of randomness of the first global view's mask; 88 is the second's
 
@@ -51,6 +50,7 @@ class IBOT(Distillation):
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            above_zero(self, "masked")
             shares(self, "masked")
             low, high = self.ratio
             if not 0 < low <= high < 1:
@@ -71,24 +71,18 @@ class IBOT(Distillation):
         super().__init__(encoder, modality, config)
         self.mask_token = nn.Parameter(torch.randn(encoder.token_width) * 0.02)
         self.patch_centre = Centre(config.prototypes)
-        self.patch_teacher: EMA | None = None
         if encoder.token_width != encoder.width and config.shared_head:
             raise UserError(
                 f"encoder '{encoder.config.name}' pools {encoder.width} features from tokens of {encoder.token_width}, which "
                 "cannot share a head; use --set pretext.shared_head=false"
             )
+        self.own, self.patch_teacher = nn.ModuleList(), None
         if not config.shared_head:
-            self.patch_head = ProjectionHead(
-                encoder.token_width,
-                config.hidden or encoder.token_width,
-                config.out,
-                layers=config.layers,
-                norm=config.norm,
-                gelu=True,
-            )
-            initialise(self.patch_head)
-            self.patch_prototypes = Prototypes(config.out, config.prototypes)
-            self.patch_teacher = taught_by(self.patch_head, self.patch_prototypes, momentum=config.momentum)
+            width, hidden = encoder.token_width, config.hidden or encoder.token_width
+            head = ProjectionHead(width, hidden, config.out, layers=config.layers, norm=config.norm, gelu=True)
+            initialise(head)
+            self.own += [head, Prototypes(config.out, config.prototypes)]
+            self.patch_teacher = taught_by(*self.own, momentum=config.momentum)
 
     def hidden(self, batch: Batch, views: list[Any]) -> Tensor:
         """Which patches of both global views are hidden, bool [2 N, patches]: none of some views."""
@@ -106,43 +100,47 @@ class IBOT(Distillation):
         views = self.drawn(batch)
         whole, hidden = self.modality.join(views[:2]), self.hidden(batch, views)
         with torch.no_grad():
-            encoder, head, prototypes = self.teacher.module.children()
+            encoder, *heads = self.teacher.module.children()
+            if self.patch_teacher is not None:
+                heads += self.patch_teacher.module.children()
             seen = encoder(whole)
-            teacher = prototypes(head(seen.pooled)).unflatten(0, (2, -1))
-            patch_head, patch_prototypes = (
-                (head, prototypes) if self.patch_teacher is None else self.patch_teacher.module.children()
-            )
-            wanted = patch_prototypes(patch_head(seen.tokens[hidden]))
+            teacher, wanted = self.scores(heads, seen.pooled, seen.tokens[hidden])
         read = self.encoder(whole, hide=(hidden, self.mask_token))
-        pooled = [read.pooled, *([self.encoder(self.modality.join(views[2:])).pooled] if views[2:] else [])]
-        student = self.prototypes(self.head(torch.cat(pooled)), self.live).unflatten(0, (len(views), -1))
-        loss, metrics = self.distilled(student, teacher)
-        patch = self.patch_loss(read.tokens[hidden], wanted, hidden)
+        local = [self.encoder(self.modality.join(views[2:])).pooled] if views[2:] else []
+        heads = [self.head, self.prototypes, *self.own]
+        student, guess = self.scores(heads, torch.cat([read.pooled, *local]), read.tokens[hidden])
+        loss, metrics = self.distilled(student.unflatten(0, (len(views), -1)), teacher.unflatten(0, (2, -1)))
+        patch = self.patch_loss(guess, wanted, hidden)
         metrics |= {"views": loss.detach(), "patches": patch.detach()}
         loss = loss + self.config.patch_weight * patch
         if self.config.koleo:
-            spread = sum(koleo(view) for view in read.pooled.chunk(2))
-            metrics["koleo"] = torch.as_tensor(spread).detach()
+            spread = torch.stack([koleo(view) for view in read.pooled.chunk(2)]).sum()
+            metrics["koleo"] = spread.detach()
             loss = loss + self.config.koleo * spread
         return Step(loss, metrics)
 
-    def patch_loss(self, tokens: Tensor, wanted: Tensor, hidden: Tensor) -> Tensor:
-        """Of the student's tokens [n, D] and the teacher's scores [n, K] of hidden patches: the mean over global views of
-        the mean over a view's hidden patches, 0 where it has none."""
+    def scores(self, heads: list[nn.Module], pooled: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [m, K] of pooled features and [n, K] of tokens; a head that both share takes them as one batch."""
+        head, prototypes, *own = heads
+        if own:
+            return prototypes(head(pooled), self.live), own[1](own[0](tokens), self.live)
+        views, patches = prototypes(head(torch.cat([pooled, tokens])), self.live).split([len(pooled), len(tokens)])
+        return views, patches
+
+    def patch_loss(self, scores: Tensor, wanted: Tensor, hidden: Tensor) -> Tensor:
+        """Of the student's and the teacher's scores [n, K] of hidden patches: the mean over global views of the mean over a
+        view's hidden patches, 0 where it has none."""
         if self.training:
             self.patch_centre.saw(wanted)
-        own = self.patch_teacher is not None
-        head, prototypes = (self.patch_head, self.patch_prototypes) if own else (self.head, self.prototypes)
-        scores = prototypes(head(tokens), self.live) / self.config.temperature
-        each = soft_cross_entropy(scores, self.targets(wanted, self.patch_centre))
-        weight = (1 / hidden.sum(1).clamp_min(1)).repeat_interleave(hidden.sum(1))
-        return (each * weight).sum() / len(hidden)
+        each = soft_cross_entropy(scores / self.config.temperature, self.targets(wanted, self.patch_centre))
+        count = hidden.sum(1)
+        return (each / count.repeat_interleave(count)).sum() / len(hidden)
 
     def after_step(self, progress: float) -> None:
         super().after_step(progress)
         self.patch_centre.update(self.config.centre_momentum)
         if self.patch_teacher is not None:
-            follow(self.patch_teacher, self.patch_head, self.patch_prototypes, decay=self.decay(progress))
+            follow(self.patch_teacher, *self.own, decay=self.decay(progress))
 
     def show(self, batch: Batch) -> Shown:
         hidden = self.hidden(batch, self.drawn(batch))
