@@ -189,6 +189,7 @@ def test_the_report_gets_what_it_can_show(name: str, batch: Batch) -> None:
 # Masked modelling learns more slowly than comparing views: it gets the steps it needs, in the slow suite.
 LONGER: dict[str, dict[str, Any]] = {
     "mae": {"steps": 800, "batch": 64, "settings": {"normalise": False}},
+    "simmim": {"steps": 800, "batch": 64},
     "mlm": {"steps": 800, "batch": 64, "lr": 3e-3},
     "clm": {"steps": 600, "batch": 64, "lr": 1e-3},
     "nsp": {},

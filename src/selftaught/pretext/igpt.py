@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selftaught.batch import Batch, Seen, Shown, Step
+from selftaught.encoders import Encoder
 from selftaught.encoders.pixels import PixelEncoder
 from selftaught.modality.base import Modality
 from selftaught.pretext.base import Pretext, customised
@@ -37,11 +38,11 @@ class IGPT(Pretext):
     needs = frozenset({"causal_pixels"})
     collapses = False
 
-    def __init__(self, encoder: PixelEncoder, modality: Modality, config: Config) -> None:
+    def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
         self.encoder: PixelEncoder
         self.view = customised(modality.light_view(), config.view)
-        self.head = nn.Linear(encoder.width, encoder.colours, bias=False)
+        self.head = nn.Linear(encoder.width, self.encoder.colours, bias=False)
         nn.init.normal_(self.head.weight, std=0.02)
 
     def drawn(self, batch: Batch) -> tuple[Tensor, Tensor]:
