@@ -16,7 +16,7 @@ from selftaught.errors import UserError
 from selftaught.heads import ProjectionHead, Prototypes
 from selftaught.losses.clusters import koleo, soft_cross_entropy
 from selftaught.modality.base import Modality
-from selftaught.modality.image.blocks import block_draws, block_masks
+from selftaught.modality.image.masks import block_draws, block_masks
 from selftaught.pretext.distillation import SMALL_MACHINE, Centre, Distillation, follow, initialise, taught_by
 from selftaught.pretext.views import above_zero, shares
 
