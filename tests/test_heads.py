@@ -38,6 +38,10 @@ def test_last_norm_standardises_each_output() -> None:
     assert head[-2].bias is None
 
 
+def test_the_last_bias_may_be_left_out() -> None:
+    assert [ProjectionHead(6, 10, 4, last_bias=bias)[-1].bias is None for bias in (True, False)] == [False, True]
+
+
 def test_bad_requests_say_what_to_do() -> None:
     with pytest.raises(UserError, match=r"0 layers.*use layers 1"):
         ProjectionHead(4, 4, 4, layers=0)
