@@ -54,7 +54,9 @@ class IBOT(Distillation):
             shares(self, "masked")
             low, high = self.ratio
             if not 0 < low <= high < 1:
-                raise UserError(f"setting 'pretext.ratio' is {self.ratio}; it must be two shares above 0 and below 1, in order")
+                raise UserError(
+                    f"setting 'pretext.ratio' is {self.ratio}; it must be two shares above 0 and below 1, in order"
+                )
             for name in ("patch_weight", "koleo"):
                 if getattr(self, name) < 0:
                     raise UserError(f"setting 'pretext.{name}' is {getattr(self, name)}; it must be 0 or more")
@@ -148,4 +150,6 @@ class IBOT(Distillation):
     def chance(self, batch_size: int) -> float | None:
         """Every prototype as likely as another, of views and of the hidden patches; KoLeo has no such figure."""
         views = super().chance(batch_size)
-        return None if views is None or self.config.koleo else views * (1 + self.config.patch_weight * self.config.masked)
+        return (
+            None if views is None or self.config.koleo else views * (1 + self.config.patch_weight * self.config.masked)
+        )

@@ -16,9 +16,7 @@ def block_draws(grid: tuple[int, int]) -> int:
     return 4 * _TRIES + grid[0] * grid[1]
 
 
-def block_masks(
-    u: Float[Tensor, "b m"], grid: tuple[int, int], count: Int[Tensor, " b"]
-) -> Bool[Tensor, "b n"]:
+def block_masks(u: Float[Tensor, "b m"], grid: tuple[int, int], count: Int[Tensor, " b"]) -> Bool[Tensor, "b n"]:
     """Which patches are hidden: exactly count[i] of row i, in reading order.
 
     Rectangles are placed one after the other as long as they do not exceed the count (BEiT, Bao et al. 2022, algorithm 1, with
