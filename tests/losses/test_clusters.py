@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tests.contracts.conftest import make
 
 from selftaught.losses.clusters import koleo, sinkhorn, soft_cross_entropy, used
 from selftaught.pretext.distillation import Centre
 from selftaught.train import distributed
-from tests.contracts.conftest import make
 
 
 def data(seed: int, n: int = 16, d: int = 6) -> torch.Tensor:
@@ -66,7 +67,7 @@ def _rank(rank: int, port: int) -> None:
     try:
         mine = slice(8 * rank, 8 * rank + 8)
         scores, counted = data(3), torch.arange(16) % 3 > 0
-        one = torch.load(os.environ["WHOLE"], weights_only=True)
+        one = load_file(os.environ["WHOLE"])
         torch.testing.assert_close(sinkhorn(scores[mine], 0.3, 3), one["codes"][mine])
         torch.testing.assert_close(sinkhorn(scores[mine], 0.3, 3, counted[mine]), one["counted"][mine])
 
@@ -102,8 +103,8 @@ def test_two_ranks_agree_with_one(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     whole = {name: getattr(task, name) for name in ("bank", "owner", "cluster", "centroids")}
     whole |= {"codes": sinkhorn(data(3), 0.3, 3), "koleo": x.grad}
     whole |= {"counted": sinkhorn(data(3), 0.3, 3, torch.arange(16) % 3 > 0)}
-    torch.save(whole, tmp_path / "whole.pt")
-    monkeypatch.setenv("WHOLE", str(tmp_path / "whole.pt"))
+    save_file(whole, tmp_path / "whole.safetensors")
+    monkeypatch.setenv("WHOLE", str(tmp_path / "whole.safetensors"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -114,7 +114,7 @@ def test_masks_have_the_shares_that_were_asked_for() -> None:
     one = torch.cat([block_masks(u[i : i + 1], grid, count[i : i + 1]) for i in range(0, n, 50)])
     assert torch.equal(one, mask[::50])
     often = mask[count > 60].float().mean(0)
-    assert 0.02 < often.min()  # a corner is seldom inside a block
+    assert often.min() > 0.02  # a corner is seldom inside a block
     assert often.max() < 0.8
 
 
