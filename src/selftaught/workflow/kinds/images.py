@@ -121,8 +121,15 @@ class Images(Kind):
 
     def grid(self, modality: ImageModality, shown: Shown, rows: int) -> np.ndarray:
         """A column for each view, normalisation undone; what is hidden has the mean colour."""
-        views = torch.stack([seen.read[:rows] for seen in shown.seen], 1)[:, :, : 3 if modality.channels >= 3 else 1]
-        mean, std = (torch.tensor(x)[: views.shape[2], None, None] for x in (modality.mean, modality.std))
+        mean, std = (torch.tensor(x)[:, None, None] for x in (modality.mean, modality.std))
+        side = max(seen.read.shape[-1] for seen in shown.seen)
+        white = ((1 - mean) / std).expand(-1, side, side)  # around views that are smaller than others
+        columns = []
+        for seen in shown.seen:
+            columns.append(white.repeat(len(seen.read[:rows]), 1, 1, 1))
+            columns[-1][:, :, : seen.read.shape[2], : seen.read.shape[3]] = seen.read[:rows]
+        planes = 3 if modality.channels >= 3 else 1
+        views, mean, std = torch.stack(columns, 1)[:, :, :planes], mean[:planes], std[:planes]
         scale = max(1, _TILE // views.shape[-1])
         large = ((views * std + mean).clamp(0, 1) * 255).round().repeat_interleave(scale, 3).repeat_interleave(scale, 4)
         tiles = F.pad(large, (0, _GAP, 0, _GAP), value=255).to(torch.uint8).permute(2, 0, 3, 1, 4)
