@@ -1,18 +1,16 @@
 """Codes, KoLeo, the centre and the bank on two ranks are those of the whole batch in one process."""
 
-import os
-import socket
 import sys
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests import runs
 from tests.contracts.conftest import make
 
 from selftaught.losses.clusters import koleo, sinkhorn, soft_cross_entropy, used
 from selftaught.pretext.distillation import Centre
-from selftaught.train import distributed
 
 
 def data(seed: int, n: int = 16, d: int = 6) -> torch.Tensor:
@@ -60,39 +58,33 @@ def task_bank() -> Any:
     return make("deepcluster", clusters=4, samples=64, out=6, hidden=8, local=0)
 
 
-def _rank(rank: int, port: int) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    try:
-        mine = slice(8 * rank, 8 * rank + 8)
-        scores, counted = data(3), torch.arange(16) % 3 > 0
-        one = load_file(os.environ["WHOLE"])
-        torch.testing.assert_close(sinkhorn(scores[mine], 0.3, 3), one["codes"][mine])
-        torch.testing.assert_close(sinkhorn(scores[mine], 0.3, 3, counted[mine]), one["counted"][mine])
+def _rank(rank: int, whole: str) -> None:
+    mine = slice(8 * rank, 8 * rank + 8)
+    scores, counted = data(3), torch.arange(16) % 3 > 0
+    one = load_file(whole)
+    torch.testing.assert_close(sinkhorn(scores[mine], 0.3, 3), one["codes"][mine])
+    torch.testing.assert_close(sinkhorn(scores[mine], 0.3, 3, counted[mine]), one["counted"][mine])
 
-        x = data(4).requires_grad_()  # the gradient is the mean over ranks
-        koleo(x[mine]).backward()
-        assert x.grad is not None
-        torch.distributed.all_reduce(x.grad)
-        torch.testing.assert_close(x.grad / 2, one["koleo"])
+    x = data(4).requires_grad_()  # the gradient is the mean over ranks
+    koleo(x[mine]).backward()
+    assert x.grad is not None
+    torch.distributed.all_reduce(x.grad)
+    torch.testing.assert_close(x.grad / 2, one["koleo"])
 
-        centre = Centre(6)
-        centre.saw(data(5)[:11] if rank == 0 else data(5)[11:])
-        centre.update(0.9)
-        torch.testing.assert_close(centre.value, data(5).mean(0) * 0.1)
+    centre = Centre(6)
+    centre.saw(data(5)[:11] if rank == 0 else data(5)[11:])
+    centre.update(0.9)
+    torch.testing.assert_close(centre.value, data(5).mean(0) * 0.1)
 
-        task = task_bank()
-        task._seen.append((torch.arange(16)[mine] * 5, torch.nn.functional.normalize(data(6), dim=1)[mine]))
-        task.after_step(0.5)
-        for name in ("bank", "owner", "cluster", "centroids"):
-            torch.testing.assert_close(getattr(task, name), one[name])
-    finally:
-        distributed.leave()
+    task = task_bank()
+    task._seen.append((torch.arange(16)[mine] * 5, torch.nn.functional.normalize(data(6), dim=1)[mine]))
+    task.after_step(0.5)
+    for name in ("bank", "owner", "cluster", "centroids"):
+        torch.testing.assert_close(getattr(task, name), one[name])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo over loopback is tested on Linux")
-def test_two_ranks_agree_with_one(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_agree_with_one(tmp_path: Any) -> None:
     x = data(4).requires_grad_()
     koleo(x).backward()
     assert x.grad is not None
@@ -104,8 +96,4 @@ def test_two_ranks_agree_with_one(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     whole |= {"codes": sinkhorn(data(3), 0.3, 3), "koleo": x.grad}
     whole |= {"counted": sinkhorn(data(3), 0.3, 3, torch.arange(16) % 3 > 0)}
     save_file(whole, tmp_path / "whole.safetensors")
-    monkeypatch.setenv("WHOLE", str(tmp_path / "whole.safetensors"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (port,), nprocs=2)
+    runs.on_ranks(_rank, str(tmp_path / "whole.safetensors"))

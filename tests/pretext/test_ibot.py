@@ -7,7 +7,7 @@ import torch
 
 from selftaught.batch import Batch
 from selftaught.errors import UserError
-from selftaught.modality.image.blocks import block_draws, block_masks
+from selftaught.modality.image.masks import block_draws, block_masks
 from selftaught.pretext.ibot import IBOT
 from tests.contracts.conftest import make
 from tests.pretext.test_dino import naive_loss
