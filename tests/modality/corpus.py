@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import sys
 
 MODULES = (
     "argparse",
@@ -27,13 +28,18 @@ CHINESE = (
 
 @functools.cache
 def english() -> tuple[tuple[str, str], ...]:
-    """(text, module) of public docstrings, at least 30 characters long, no text twice."""
+    """(text, module) of public docstrings, at least 30 characters long, no text twice.
+
+    Always the same: not those of submodules, which are members once someone imported them, nor of what others added.
+    """
     found: dict[str, str] = {}
     for name in MODULES:
         module = importlib.import_module(name)
-        for member in [module, *vars(module).values()]:
+        submodules = [m for m in vars(module).values() if inspect.ismodule(m) and m.__name__.startswith(f"{name}.")]
+        for member in [module, *(m for m in vars(module).values() if m not in submodules)]:
             for thing in [member, *(vars(member).values() if inspect.isclass(member) else ())]:
-                text = inspect.getdoc(thing) if callable(thing) or inspect.ismodule(thing) else None
+                own = str(getattr(thing, "__module__", None) or name).partition(".")[0] in sys.stdlib_module_names
+                text = inspect.getdoc(thing) if own and (callable(thing) or inspect.ismodule(thing)) else None
                 if text and len(text) >= 30:
                     found.setdefault(text, name)
     return tuple(found.items())
