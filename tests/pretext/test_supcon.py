@@ -1,6 +1,7 @@
 """SupCon against equation 2 of its paper, on the task's own views, and which labels it reads."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from selftaught.batch import Batch
 from selftaught.errors import UserError
 from selftaught.pretext.supcon import SupCon
+from tests import runs
 from tests.contracts.conftest import make
 
 
@@ -80,3 +82,14 @@ def test_whose_label_is_used_depends_on_the_sample_alone(batch: Batch) -> None:
 def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(UserError, match=rf"'pretext.labels' is {share}; it must be a share in \(0, 1\]"):
         SupCon.Config(labels=share)
+
+
+def test_data_without_labels_is_refused(tmp_path: Path) -> None:
+    data = runs.write_pictures(tmp_path / "data", 40)
+    for file in sorted(data.rglob("*.png")):
+        file.rename(data / f"{file.parent.name}-{file.name}")
+    for folder in [f for f in data.iterdir() if f.is_dir()]:
+        folder.rmdir()
+    refused = runs.run("pretrain", data, "--pretext", "supcon", "--steps", 2, "--out", tmp_path / "run")
+    assert "reads labels, and the data has none; use class folders" in runs.one_line(refused, 2)
+    assert not (tmp_path / "run").exists()

@@ -155,6 +155,11 @@ def resolve(
     task, kind, changes = find(request.pretext), kind_called(source.kind), _changes(request)
     if kind.name not in task.kinds:
         raise UserError(f"pretext '{request.pretext}' works on {', '.join(sorted(task.kinds))}, not on {kind.name}")
+    if task.supervised and (source.labels is None or not (source.labels >= 0).any()):
+        raise UserError(
+            f"pretext '{request.pretext}' reads labels, and the data has none; use class folders or a column label, or another "
+            "pretext, such as simclr"
+        )
     for other in set(changes) & set(KINDS) - {kind.name}:
         raise UserError(f"setting '{other}.{next(iter(changes[other]))}' is for {other} data, and this is {kind.name}")
     modality, encoder = _begin(request, kind, source, split[0], device, task.needs, changes)

@@ -35,6 +35,8 @@ def tasks(cost: bool) -> list[dict[str, str]]:
         encoders = sorted({ABLE[need].partition(",")[0] for need in task.needs}) or ["any encoder"]
         data = ", ".join(sorted(task.kinds))
         row = {"name": name, "family": task.family, "data": data, "needs": "; ".join(encoders)}
+        if task.supervised:
+            row["needs"] += ", and labels of some samples"
         if cost:
             found = relative_cost(name)
             row["cost"] = "–" if found is None else f"{found:.1f}"
