@@ -41,7 +41,7 @@ def test_loss_is_the_published_one(batch: Batch) -> None:
 
 def test_no_labels_and_unknown_labels_are_simclr(batch: Batch) -> None:
     task = make("supcon").eval()
-    simclr = make("simclr", temperature=0.1, hidden=2048, norm="none").eval()
+    simclr = make("simclr", temperature=0.1, hidden=task.config.hidden, norm="none").eval()
     simclr.load_state_dict(task.state_dict())
     for labels in (None, torch.full((len(batch),), -1)):
         step = task(like(batch, labels))
