@@ -197,6 +197,19 @@ LONGER: dict[str, dict[str, Any]] = {
     "electra": {"steps": 800, "batch": 64, "lr": 2e-3},
     "tsdae": {"steps": 800, "batch": 64, "lr": 2e-3},
 }
+# Another task of the family has the same core and proves it in the fast suite.
+LIKE_OTHERS = {
+    "dcl",
+    "nnclr",
+    "supcon",
+    "simsiam",
+    "barlow_twins",
+    "lejepa",
+    "dino",
+    "ibot",
+    "deepcluster",
+    "relative_location",
+}
 PAIRED = {"nsp", "sop"}
 ELSEWHERE = {
     "ijepa": "it does not: .67 after 150 steps where random weights have .70; of a 64-wide ViT .63 after 1200, from .66",
@@ -206,7 +219,11 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow, pytest.mark.timeout(1800)] if n in LONGER else []) for n in TASKS]
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow, pytest.mark.timeout(1800)] if n in {*LONGER, *LIKE_OTHERS} else [])
+        for n in TASKS
+    ],
 )
 def test_it_beats_random_initialisation(name: str, tmp_path: Path) -> None:
     """A linear probe on real data, the same one for both; the gap is far beyond its standard error."""
