@@ -71,7 +71,7 @@ class Colorization(Pretext):
             if not 0 < self.uniform <= 1:
                 raise UserError(f"setting 'pretext.uniform' is {self.uniform}; it must be above 0, and 1 at most")
 
-    family = "generative"
+    family = "predictive"
     paper = "Zhang et al. 2016, arXiv:1603.08511"
     wants = frozenset({"colour"})
 
