@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from selftaught.errors import UserError
-from selftaught.heads import Norm, ProjectionHead
+from selftaught.heads import Discriminator, Norm, PixelDecoder, ProjectionHead
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -47,3 +47,35 @@ def test_bad_requests_say_what_to_do() -> None:
         ProjectionHead(4, 4, 4, layers=0)
     with pytest.raises(UserError, match=r"last_norm.*use norm"):
         ProjectionHead(4, 4, 4, norm="none", last_norm=True)
+
+
+@pytest.mark.parametrize(("rows", "side"), [(4, 16), (8, 8), (4, 7), (7, 56), (8, 4)])
+def test_a_decoder_keeps_places(rows: int, side: int) -> None:
+    """Tokens of one half of the grid reach that half of the map alone, but for the pixels along the border."""
+    torch.manual_seed(0)
+    decoder = PixelDecoder(12, 5, (rows, rows), side)
+    decoder.layers = nn.Sequential(
+        *(m for m in decoder.layers if not isinstance(m, nn.GroupNorm))
+    )  # it mixes all places
+    tokens = torch.randn(2, rows * rows, 12)
+    other = tokens.clone()
+    other[:, rows * rows // 2 :] = 0
+    one, two = decoder(tokens), decoder(other)
+    assert one.shape == (2, 5, side, side)
+    differ = (one != two).any(1)
+    assert not differ[:, : side // 4].any()
+    assert differ[:, 3 * side // 4 :].any(2).all()
+
+
+def test_a_decoder_needs_a_square() -> None:
+    with pytest.raises(UserError, match=r"needs a square grid of tokens, not \(0, 0\); use a resnet"):
+        PixelDecoder(12, 5, (0, 0), 16)
+
+
+@pytest.mark.parametrize("side", [8, 16, 28, 96])
+def test_a_discriminator_judges_each_picture_alone(side: int) -> None:
+    judge = Discriminator(3, side)
+    pictures = torch.randn(3, 3, side, side)
+    found = judge(pictures)
+    assert found.shape == (3,)
+    torch.testing.assert_close(found[:1], judge(pictures[:1]), rtol=1e-4, atol=1e-5)
