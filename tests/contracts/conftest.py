@@ -60,12 +60,12 @@ def digits() -> Digits:
 
 @functools.cache
 def tinted_digits() -> Digits:
-    """The digits in colour: one of four hues by their shape, paler or stronger, on a dark ground of its complement."""
+    """The digits in colour: one of three hues by their shape, paler or stronger, on a dark ground of its complement."""
     grey, train, test = small_digits()
     assert grey.labels is not None
     value = grey.fetch(np.arange(len(grey)))["pixels"].float() / 255
     u = rng.uniform(8, torch.arange(len(grey)), 2)
-    angle = (torch.from_numpy(grey.labels) % 4 + 0.4 * (u[:, 0] - 0.5)) * (np.pi / 2)
+    angle = (torch.from_numpy(grey.labels) % 3 * 4 / 3 + 0.8 * (u[:, 0] - 0.5)) * (np.pi / 2)
     hue = torch.stack([torch.cos(angle + turn) for turn in (0.0, 2.1, 4.2)], 1)[:, :, None, None]
     pixels = 0.15 + 0.6 * value + hue * (value - 0.4) * (0.15 + 0.15 * u[:, 1, None, None, None])
     source = open_data(((pixels.clamp(0, 1) * 255).to(torch.uint8).numpy(), grey.labels))

@@ -200,3 +200,13 @@ def test_sizes_other_than_its_own_are_read(name: str) -> None:
         if other.patch == encoder.patch:
             other.load_state_dict(other.adapted(encoder.state_dict()))
             torch.testing.assert_close(other(x).pooled, found.pooled)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "rows"),
+    [("resnet10_x0.25", 32, 4), ("resnet18", 96, 6), ("vit_micro", 32, 8), ("mobilenetv3_small_050", 96, 3)],
+)
+def test_tokens_of_a_picture_lie_in_a_grid(name: str, size: int, rows: int) -> None:
+    encoder = build(EncoderConfig(name, size, 3), 0)
+    assert encoder.grid == (rows, rows)
+    assert encoder.eval()(torch.zeros(1, 3, size, size)).tokens.shape[1] == rows**2

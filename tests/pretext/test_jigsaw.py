@@ -130,3 +130,5 @@ def test_what_is_refused() -> None:
         make("jigsaw", cell=0.5)
     with pytest.raises(UserError, match="tile' is 7; it must be a multiple of the encoder's patch of 2"):
         make("jigsaw", "vit_micro", tile=7)
+    with pytest.raises(UserError, match=r"view.size' follows from the tiles'; leave it out, and set pretext.tile"):
+        make("jigsaw", view={"size": 20})

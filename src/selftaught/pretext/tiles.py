@@ -10,6 +10,7 @@ from torch import Tensor
 
 from selftaught.batch import Batch, Step
 from selftaught.encoders import Encoder
+from selftaught.errors import UserError
 from selftaught.heads import Norm, ProjectionHead
 from selftaught.modality.base import Modality
 from selftaught.modality.image.tiles import tile_side
@@ -44,6 +45,8 @@ class Tiles(Pretext):
     def __init__(self, encoder: Encoder, modality: Modality, config: Any, count: int, classes: int) -> None:
         super().__init__(encoder, modality, config)
         self.tile = tile_side(modality.size, encoder.patch, config.tile)
+        if config.view and "size" in config.view:
+            raise UserError("setting 'pretext.view.size' follows from the tiles'; leave it out, and set pretext.tile")
         self.view = customised(replace(self.light_view(), size=self.extent()), config.view)
         self.classes = classes
         self.head = ProjectionHead(
