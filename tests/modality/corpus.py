@@ -16,6 +16,7 @@ MODULES = (
     "pathlib",
     "unittest.case",
 )
+LATER = {"logging.handlers", "logging.config", "json.tool"}  # submodules that are members once someone imported them
 CHINESE = (
     "今天的外卖很好吃，送餐也很快！下次还会再来。",
     "味道一般，披萨已经凉了，服务态度不好。",
@@ -30,12 +31,12 @@ CHINESE = (
 def english() -> tuple[tuple[str, str], ...]:
     """(text, module) of public docstrings, at least 30 characters long, no text twice.
 
-    Always the same: not those of submodules, which are members once someone imported them, nor of what others added.
+    Always the same: neither those of submodules that someone may have imported nor of what others added.
     """
     found: dict[str, str] = {}
     for name in MODULES:
         module = importlib.import_module(name)
-        submodules = [m for m in vars(module).values() if inspect.ismodule(m) and m.__name__.startswith(f"{name}.")]
+        submodules = [m for m in vars(module).values() if inspect.ismodule(m) and m.__name__ in LATER]
         for member in [module, *(m for m in vars(module).values() if m not in submodules)]:
             for thing in [member, *(vars(member).values() if inspect.isclass(member) else ())]:
                 own = str(getattr(thing, "__module__", None) or name).partition(".")[0] in sys.stdlib_module_names
