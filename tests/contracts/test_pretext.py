@@ -197,18 +197,10 @@ LONGER: dict[str, dict[str, Any]] = {
     "electra": {"steps": 800, "batch": 64, "lr": 2e-3},
     "tsdae": {"steps": 800, "batch": 64, "lr": 2e-3},
 }
-# Another task of the family has the same core and proves it in the fast suite.
+# Another task of the fast suite has a core like theirs, or it would take too long there.
 LIKE_OTHERS = {
-    "dcl",
-    "nnclr",
-    "supcon",
-    "simsiam",
-    "barlow_twins",
-    "lejepa",
-    "dino",
-    "ibot",
-    "deepcluster",
-    "relative_location",
+    *("dcl", "moco", "nnclr", "supcon", "byol", "simsiam", "dino", "ibot", "barlow_twins", "vicreg", "lejepa", "swav"),
+    *("deepcluster", "igpt", "jigsaw", "relative_location", "colorization", "inpainting"),
 }
 PAIRED = {"nsp", "sop"}
 ELSEWHERE = {
