@@ -171,6 +171,10 @@ def test_what_it_shows_is_what_its_modules_read(name: str, batch: Batch) -> None
     assert all(0 <= s.part <= s.whole and (s.asked is None or 0 <= s.asked <= 1) for s in shown.shares.values())
 
 
+_DISTILLED: dict[str, Any] = {
+    "hidden": 256, "out": 64, "norm": "batch", "prototypes": 512, "local": 2, "local_scale": (0.2, 0.6)
+}  # fmt: skip
+
 # Masked modelling learns more slowly than comparing views: it gets the steps it needs, in the slow suite.
 LONGER: dict[str, dict[str, Any]] = {
     "mae": {"steps": 800, "batch": 64, "settings": {"normalise": False}},
@@ -179,6 +183,13 @@ LONGER: dict[str, dict[str, Any]] = {
     "nsp": {},
     "sop": {"steps": 800, "batch": 64, "lr": 1e-3},
     "electra": {"steps": 800, "batch": 64, "lr": 2e-3},
+    "dino": {"settings": _DISTILLED | {"momentum": 0.99, "teacher_temperature": 0.04}},
+    "ibot": {
+        "steps": 800,
+        "batch": 32,
+        "lr": 1e-3,
+        "settings": _DISTILLED | {"momentum": 0.95, "teacher_start": 0.02, "teacher_temperature": 0.03, "koleo": 0.1},
+    },
     "tsdae": {"steps": 800, "batch": 64, "lr": 2e-3},
 }
 PAIRED = {"nsp", "sop"}
