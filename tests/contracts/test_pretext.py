@@ -180,11 +180,14 @@ def test_the_report_gets_what_it_can_show(name: str, batch: Batch) -> None:
             assert len(answers.right) == len(answers.said)
             assert all(x.min() >= 0 and x.max() < n for x in (answers.right, answers.said))
             right = (answers.right == answers.said).float().mean()
-            if (
-                "accuracy" in task(batch).metrics and n < 9
-            ):  # a jigsaw's answers are of its tiles, its accuracy of their order
+            # A jigsaw's answers are of its tiles, its accuracy of their order.
+            if "accuracy" in task(batch).metrics and n < 9:
                 assert right.item() == pytest.approx(task(batch).metrics["accuracy"].item(), abs=1e-6)
 
+
+_DISTILLED: dict[str, Any] = {
+    "hidden": 256, "out": 64, "norm": "batch", "prototypes": 512, "local": 2, "local_scale": (0.2, 0.6)
+}  # fmt: skip
 
 # Masked modelling learns more slowly than comparing views: it gets the steps it needs, in the slow suite.
 LONGER: dict[str, dict[str, Any]] = {
@@ -195,6 +198,13 @@ LONGER: dict[str, dict[str, Any]] = {
     "nsp": {},
     "sop": {"steps": 800, "batch": 64, "lr": 1e-3},
     "electra": {"steps": 800, "batch": 64, "lr": 2e-3},
+    "dino": {"settings": _DISTILLED | {"momentum": 0.99, "teacher_temperature": 0.04}},
+    "ibot": {
+        "steps": 800,
+        "batch": 32,
+        "lr": 1e-3,
+        "settings": _DISTILLED | {"momentum": 0.95, "teacher_start": 0.02, "teacher_temperature": 0.03, "koleo": 0.1},
+    },
     "tsdae": {"steps": 800, "batch": 64, "lr": 2e-3},
 }
 # Another task of the fast suite has a core like theirs, or it would take too long there.

@@ -59,9 +59,16 @@ class SwAV(MultiCrop):
     family = "clustering"
     paper = "Caron et al. 2020, arXiv:2006.09882"
     wants = frozenset({"variety"})
-    # Fewer prototypes than samples of a batch, and crops that still show something of a small picture.
+    # Hundreds of steps with AdamW: prototypes that move from the first on soon lie so that all scores are alike, and the loss
+    # stays at the logarithm of their number. So does it with as few prototypes as `out`, to which z can be orthogonal.
     small_machine: ClassVar[dict[str, dict[str, Any]]] = {
-        "image": {"prototypes": 128, "local": 4, "global_scale": [0.3, 1.0], "local_scale": [0.1, 0.4]}
+        "image": {
+            "prototypes": 300,
+            "local": 4,
+            "global_scale": [0.3, 1.0],
+            "local_scale": [0.1, 0.4],
+            "freeze": 0.5,
+        }
     }
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
