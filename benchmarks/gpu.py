@@ -230,7 +230,9 @@ class Ours:
 
         def views() -> list[Tensor]:
             with torch.autocast(self.device.type, torch.bfloat16):
-                return [self.task.modality.view(batch, self.task.view, stream) for stream in streams]
+                view = self.task.view if isinstance(self.task, MAE) else self.task.views[0]
+
+                return [self.task.modality.view(batch, view, stream) for stream in streams]
 
         return views
 
@@ -253,8 +255,9 @@ def peer_figures(ours: Ours, views: list[Tensor], plan: Plan) -> Figures | None:
         encoder = selftaught.encoders.build(EncoderConfig(work.encoder, work.size))
         model: nn.Module = PeerSimCLR(encoder.model, encoder.width)  # type: ignore[arg-type]
     else:
-        block: Any = task.decoder[0]
-        model = PeerMAE(work.encoder, work.size, task.embed.out_features, len(task.decoder) - 1, block.attn.num_heads)
+        decoder: Any = task.decoder
+        depth, heads = len(decoder.blocks) - 1, decoder.blocks[0].attn.num_heads
+        model = PeerMAE(work.encoder, work.size, decoder.embed.out_features, depth, heads)
     model.to(plan.device)
     optimizer = AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3, weight_decay=0.05)
 
