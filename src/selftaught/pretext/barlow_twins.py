@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from selftaught.batch import Batch, Step
-from selftaught.errors import UserError
 from selftaught.losses.decorrelation import barlow_twins
-from selftaught.pretext.views import TwoViews, refuse_one
+from selftaught.pretext.views import TwoViews, refuse_one, zero_or_more
 
 
 class BarlowTwins(TwoViews):
@@ -26,8 +25,7 @@ class BarlowTwins(TwoViews):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if not self.off_diagonal >= 0:
-                raise UserError(f"setting 'pretext.off_diagonal' is {self.off_diagonal}; it must be 0 or more")
+            zero_or_more(self, "off_diagonal")
 
     family = "decorrelation"
     paper = "Zbontar et al. 2021, arXiv:2103.03230"

@@ -18,7 +18,7 @@ from selftaught.losses.clusters import koleo, soft_cross_entropy
 from selftaught.modality.base import Modality
 from selftaught.modality.image.masks import block_draws, block_masks
 from selftaught.pretext.distillation import SMALL_MACHINE, Centre, Distillation, follow, initialise, taught_by
-from selftaught.pretext.views import above_zero, shares
+from selftaught.pretext.views import above_zero, shares, zero_or_more
 
 _MASKS = 87  # stream of randomness of the first global view's mask; 88 is the second's
 
@@ -57,9 +57,7 @@ class IBOT(Distillation):
                 raise UserError(
                     f"setting 'pretext.ratio' is {self.ratio}; it must be two shares above 0 and below 1, in order"
                 )
-            for name in ("patch_weight", "koleo"):
-                if getattr(self, name) < 0:
-                    raise UserError(f"setting 'pretext.{name}' is {getattr(self, name)}; it must be 0 or more")
+            zero_or_more(self, "patch_weight", "koleo")
 
     paper = "Zhou et al. 2022, arXiv:2111.07832"
     needs = frozenset({"hide", "sizes"})

@@ -18,6 +18,7 @@ from selftaught.errors import UserError
 from selftaught.heads import Discriminator, PixelDecoder
 from selftaught.modality.base import Modality
 from selftaught.pretext.base import Pretext, customised
+from selftaught.pretext.views import zero_or_more
 
 _DRAWS = 98  # stream
 _BLOCKS, _AREA = 5, 1 / 4  # random blocks, and the share of the picture that they cover if none overlap
@@ -50,8 +51,7 @@ class Inpainting(Pretext):
         view: dict[str, Any] | None = None
 
         def __post_init__(self) -> None:
-            if self.overlap < 0:
-                raise UserError(f"setting 'pretext.overlap' is {self.overlap}; it must be 0 or more")
+            zero_or_more(self, "overlap")
             if not 0 <= self.adversarial < 1:
                 raise UserError(
                     f"setting 'pretext.adversarial' is {self.adversarial}; it must be 0 or more, and below 1"

@@ -73,15 +73,12 @@ class LeJEPA(MultiCrop):
         """Unit vectors [slices, out], uniform on the sphere: a function of seed and step, the same on all ranks."""
         rows = torch.arange(self.config.slices, device=batch.index.device)
         u = rng.uniform(rng.fold(batch.seed, batch.step, _DIRECTIONS), rows, self.config.out)
-        return normalize(
-            torch.special.ndtri(u.double() + 2.0**-25).float()
-        )  # half a step off 0, whose normal is infinite
+        # Half a step off 0, whose normal is infinite.
+        return normalize(torch.special.ndtri(u.double() + 2.0**-25).float())
 
     def forward(self, batch: Batch) -> Step:
         views = self.drawn(batch)
-        sizes = [part for part in (views[:2], views[2:]) if part]
-        pooled = torch.cat([self.encoder(self.modality.join(part)).pooled for part in sizes])
-        z = self.head(pooled).float().unflatten(0, (len(views), len(batch)))
+        z = self.head(self.encoded(views)).float().unflatten(0, (len(views), len(batch)))
         prediction = (z - z[:2].mean(0)).square().mean()
         gaussian = sigreg(z, self.directions(batch), self.config.knots, self.config.reach)
         weight = self.config.weight

@@ -16,6 +16,7 @@ from selftaught.modality.base import Modality
 from selftaught.modality.image import ImageModality
 from selftaught.modality.image.tiles import cut, one_channel, standardised, without_aberration
 from selftaught.pretext.tiles import Tiles
+from selftaught.pretext.views import zero_or_more
 
 _NEIGHBOURS = tuple((row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1))
 _NAMES = tuple(
@@ -47,8 +48,7 @@ class RelativeLocation(Tiles):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if not self.gap >= 0:
-                raise UserError(f"setting 'pretext.gap' is {self.gap}; it must be 0 or more")
+            zero_or_more(self, "gap")
             if not 0 <= 2 * self.jitter <= self.gap:
                 raise UserError(
                     f"setting 'pretext.jitter' is {self.jitter}; it must be 0 to half of the gap, {self.gap / 2}"

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from selftaught.batch import Batch, Step
-from selftaught.errors import UserError
 from selftaught.losses.decorrelation import vicreg
-from selftaught.pretext.views import TwoViews, above_zero, refuse_one
+from selftaught.pretext.views import TwoViews, above_zero, refuse_one, zero_or_more
 
 
 class VICReg(TwoViews):
@@ -32,9 +31,7 @@ class VICReg(TwoViews):
         def __post_init__(self) -> None:
             super().__post_init__()
             above_zero(self, "gamma", "eps")
-            for name in ("invariance", "variance", "covariance"):
-                if not getattr(self, name) >= 0:
-                    raise UserError(f"setting 'pretext.{name}' is {getattr(self, name)}; it must be 0 or more")
+            zero_or_more(self, "invariance", "variance", "covariance")
 
     family = "decorrelation"
     paper = "Bardes et al. 2022, arXiv:2105.04906"

@@ -24,6 +24,13 @@ def above_zero(config: Any, *names: str) -> None:
             raise UserError(f"setting 'pretext.{name}' is {value}; it must be above 0")
 
 
+def zero_or_more(config: Any, *names: str) -> None:
+    """Raise UserError for settings below zero."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise UserError(f"setting 'pretext.{name}' is {getattr(config, name)}; it must be 0 or more")
+
+
 def refuse_one(batch: Batch, task: str) -> None:
     """Raise UserError for a batch of one sample, which has no statistics."""
     if len(batch) < 2:
@@ -123,8 +130,7 @@ class MultiCrop(TwoViews):
         def __post_init__(self) -> None:
             super().__post_init__()
             above_zero(self, "local_size")
-            if self.local < 0:
-                raise UserError(f"setting 'pretext.local' is {self.local}; it must be 0 or more")
+            zero_or_more(self, "local")
 
     needs = frozenset({"sizes"})
 

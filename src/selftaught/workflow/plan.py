@@ -153,13 +153,7 @@ def resolve(
     split: positions of the samples that teach and that are held out.
     """
     task, kind, changes = find(request.pretext), kind_called(source.kind), _changes(request)
-    if kind.name not in task.kinds:
-        raise UserError(f"pretext '{request.pretext}' works on {', '.join(sorted(task.kinds))}, not on {kind.name}")
-    if task.supervised and (source.labels is None or not (source.labels >= 0).any()):
-        raise UserError(
-            f"pretext '{request.pretext}' reads labels, and the data has none; use class folders or a column label, or another "
-            "pretext, such as simclr"
-        )
+    _check_data(request.pretext, task, source)
     for other in set(changes) & set(KINDS) - {kind.name}:
         raise UserError(f"setting '{other}.{next(iter(changes[other]))}' is for {other} data, and this is {kind.name}")
     modality, encoder = _begin(request, kind, source, split[0], device, task.needs, changes)
@@ -202,6 +196,16 @@ def resolve(
         train=from_json(TrainConfig, {**loop, **changes.get("train", {})}, "train"),
     )
     return Resolved(_budget(request, recipe, modality, training, ranks, tell), modality, training)
+
+
+def _check_data(name: str, task: type[Pretext], source: Source) -> None:
+    if source.kind not in task.kinds:
+        raise UserError(f"pretext '{name}' works on {', '.join(sorted(task.kinds))}, not on {source.kind}")
+    if task.supervised and (source.labels is None or not (source.labels >= 0).any()):
+        raise UserError(
+            f"pretext '{name}' reads labels, and the data has none; use class folders or a column label, or another pretext, "
+            "such as simclr"
+        )
 
 
 def _begin(
