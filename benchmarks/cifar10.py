@@ -1,53 +1,95 @@
 """All pretext tasks of pictures on CIFAR-10, the same minutes each, beside random initialisation, raw pixels and all labels.
 
-    python benchmarks/cifar10.py --data CIFAR [--minutes 3] [--seeds 0 1 2] [--tasks simclr mae ...] [--finetune] [--json]
+    python benchmarks/cifar10.py --data CIFAR [--minutes 3] [--seeds 0 1 2] [--families contrastive ...] [--tasks simclr ...]
 
-CIFAR holds train/CLASS/*.jpg and test/CLASS/*.jpg. Every (task, seed) is a run folder below --out; a second call takes
-up what an interrupted one left. Encoders are those that pretrain chooses: resnet10_x0.5, or vit_micro where a task needs a
-ViT. Probes learn from 10 000 training pictures drawn by a hash of their content; figures are on the whole test set, which
-chooses nothing. Rank and spread are of the last look at held-out training pictures, memory is the peak of the process that
-pretrains. The bound is the same encoder trained from scratch on all labels for as long, of the tasks in BOUNDS. --finetune
-also takes 1 % of all training labels (500), 100 epochs, beside training from scratch. A row's interval covers test samples
-and label draws of one run; the summary's covers seeds as well.
+CIFAR holds train/CLASS/*.jpg and test/CLASS/*.jpg. A finished run is a line of OUT/rows.jsonl and is not run again; one that
+was interrupted is resumed from its folder. All of it takes five hours on 2 cores, a family at most 75 minutes; what is
+measured already is always in the table. Seed by seed, so that every task has its first figure early.
+
+Encoders: --encoder, and vit_micro or igpt_nano where a task needs such a one. Probes learn from 10 000 training pictures,
+drawn by a hash; figures are on the whole test set, which chooses nothing. 1 % and 10 % are of the 50 000 training labels. NMI:
+10 k-means clusters of the test set's features of length 1 against the classes. Rank and spread are of the last look at held-out
+training pictures, memory is the peak of the process that pretrains. Bold: above random initialisation, intervals apart.
+
+supcon_tenth sees 10 % of the labels. With it stand as many labels alone: the encoder trained from scratch on 10 % of them for as
+long, and simclr's fine-tuned on the same. The bound, all labels for as long, is of one seed (TUNED). A run's interval covers
+test samples and label draws; that of a row seeds as well.
 """
 
 import argparse
-import csv
 import json
 import os
 import statistics
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor
 
 import selftaught
-from selftaught import rng
+from _seeds import joined
+from selftaught import bundle, rng
 from selftaught.data import open_data
+from selftaught.encoders import build
+from selftaught.evaluation import features
+from selftaught.evaluation.efficiency import curve
+from selftaught.pretext import find
 
-PROBE_SAMPLES = 10_000
-LABELS = (0.01, 0.1, 1.0)
-FEW = 0.01
-TUNED = "finetune_full"
-RUNNING = ("rank", "std", "samples_per_second", "megabytes")
-BOUNDS = ("simclr", "mae")  # one task for each encoder
+PROBE, CLASSES, RESAMPLES = 10_000, 10, 200
+VARIANTS = {"supcon_tenth": ("supcon", ["pretext.labels=0.1"])}
+TUNED = {("simclr", 0.1): None, ("simclr", 1.0): 1, ("mae", 1.0): 1}  # how many seeds; None: all
+FIGURES = {  # label: (measure, share of the probe's labels)
+    "kNN": ("knn", 1.0),
+    "probe, 1 %": ("linear_probe", 0.05),
+    "probe, 10 %": ("linear_probe", 0.5),
+    "probe": ("linear_probe", 1.0),
+}
+OTHERS = {"keep", "hide", "causal_pixels"}  # what convolutional encoders cannot
+OWN = "its own classifier"
+WATCHED = {"rank": "{:.1f}", "spread": "{:.2f}", "samples/s": "{:.0f}", "MB": "{:.0f}"}
 
 
-def table_of(folder: Path, out: Path, n: int) -> Path:
-    """A CSV of n labelled pictures of a folder, so that no probe costs more than its figure needs."""
-    file = out / f"probe-{n}.csv"
-    if not file.exists():
-        source = open_data(folder, short_side=111)
-        assert source.labels is not None
-        order = np.sort(rng.permutation(len(source), 7)[:n])
-        with file.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["path", "label"])
-            writer.writerows(
-                (str((folder / source.names[i]).resolve()), source.classes[source.labels[i]]) for i in order
-            )
-    return file
+def interval(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: round(float(row[name]), 5) for name in ("value", "low", "high")}
+
+
+class Measure:
+    """The pictures that teach probes and those that test them, and what features of them are worth."""
+
+    def __init__(self, data: Path) -> None:
+        self.sources = [open_data(data / part, short_side=111) for part in ("train", "test")]
+        sizes = [len(s) for s in self.sources]
+        self.rows = [np.sort(rng.permutation(sizes[0], 7)[:PROBE]), np.arange(sizes[1])]
+        self.labels = [torch.from_numpy(s.labels[i]) for s, i in zip(self.sources, self.rows)]  # type: ignore[index]
+
+    def of_encoder(self, encoder: Any, modality: Any, seed: int) -> dict[str, Any]:
+        cpu = torch.device("cpu")
+        return self.of([features.encode(encoder, modality, s, i, cpu) for s, i in zip(self.sources, self.rows)], seed)
+
+    def of_pixels(self, modality: Any) -> dict[str, Any]:
+        return self.of([features.raw(modality, s, i) for s, i in zip(self.sources, self.rows)], 0)
+
+    def of(self, both: list[Tensor], seed: int) -> dict[str, Any]:
+        """Value, low and high of each figure."""
+        found: dict[str, Any] = {}
+        for name, (measure, share) in FIGURES.items():
+            sets = {"these": (both[0], both[1])}
+            (row,) = curve(sets, *self.labels, shares=[share], seed=seed, measures=[measure])
+            found[name] = row
+        unit = torch.nn.functional.normalize(both[1].float(), dim=1).numpy()
+        clusters = KMeans(CLASSES, n_init=4, random_state=seed).fit_predict(unit)
+        classes, draw = self.labels[1].numpy(), np.random.default_rng(seed)
+        samples = (draw.integers(0, len(classes), len(classes)) for _ in range(RESAMPLES))
+        again = [normalized_mutual_info_score(classes[i], clusters[i]) for i in samples]
+        low, high = np.percentile(again, [2.5, 97.5])
+        found["NMI"] = {"value": normalized_mutual_info_score(classes, clusters), "low": low, "high": high}
+        return {name: interval(row) for name, row in found.items()}
 
 
 def pretrained(words: list[Any], run: Path) -> None:
@@ -60,88 +102,89 @@ def pretrained(words: list[Any], run: Path) -> None:
     (run / "peak.json").write_text(json.dumps({"megabytes": round(used.ru_maxrss / 1024)}))
 
 
-def one_run(task: str, seed: int, arguments: argparse.Namespace, probe: Path) -> list[dict[str, Any]]:
-    """Rows of one pretraining run, from its folder where it is done already."""
-    run, train, test = arguments.out / f"{task}-{seed}", arguments.data / "train", arguments.data / "test"
+class Table:
+    """Rows that are measured, on disk."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    def has(self, name: str, seed: int) -> bool:
+        return any(r["name"] == name and r["seed"] == seed for r in self.rows)
+
+    def add(self, name: str, seed: int, encoder: str, figures: dict[str, Any], **more: Any) -> None:
+        self.rows.append({"name": name, "seed": seed, "encoder": encoder, "figures": figures, **more})
+        with self.file.open("a") as stream:
+            stream.write(json.dumps(self.rows[-1]) + "\n")
+
+
+def run_task(name: str, seed: int, arguments: argparse.Namespace, table: Table, measure: Measure) -> None:
+    """Pretrain and measure one task, its encoder at random once, and what is tuned from it."""
+    task, settings = VARIANTS.get(name, (name, []))
+    run, train = arguments.out / f"{name}-{seed}", arguments.data / "train"
     if not (run / "peak.json").is_file():
-        pretrained([train, "--pretext", task, "--minutes", arguments.minutes, "--seed", seed], run)
-    if not (run / "evaluation.json").is_file():
-        selftaught.evaluate(run, test, train=probe, labels=LABELS, seed=seed, quiet=True)
-    facts, recipe, peak = (json.loads((run / f"{x}.json").read_text()) for x in ("summary", "recipe", "peak"))
-    rows = json.loads((run / "evaluation.json").read_text())["rows"]
-    tunings = [(FEW, 100.0)] if arguments.finetune else []
-    if task in BOUNDS:  # one view a picture, so twice as many pictures as simclr in the same time
-        tunings.append((1.0, 60 * arguments.minutes * facts["samples_per_second"] * 2 / facts_of(run)["train"]))
-    for labels, epochs in tunings:
-        tuned = run / f"finetune-{labels:g}"
-        if not (tuned / "finetune.json").is_file():
-            options: dict[str, Any] = {"labels": labels, "epochs": epochs, "seed": seed, "quiet": True}
-            selftaught.finetune(run, train, test=test, out=tuned, **options)
-        rows += json.loads((tuned / "finetune.json").read_text())["rows"]
-    health = json.loads((run / "health.jsonl").read_text().splitlines()[-1])
-    more = {"task": task, "seed": seed, "encoder": recipe["encoder"]["name"], "steps": recipe["train"]["steps"]}
-    more |= {"rank": health["rank"], "std": health["std"], "megabytes": peak["megabytes"]}
-    return [{**row, **more, "samples_per_second": facts["samples_per_second"]} for row in rows]
-
-
-def facts_of(run: Path) -> dict[str, Any]:
-    """What a run kept of its data."""
-    found: dict[str, Any] = json.loads((run / "data.json").read_text())
-    return found
+        encoder = "auto" if find(task).needs & OTHERS else arguments.encoder
+        words = [train, "--pretext", task, "--encoder", encoder, "--minutes", arguments.minutes, "--seed", seed]
+        pretrained([*words, *(w for s in settings for w in ("--set", s))], run)
+    loaded, recipe = bundle.load(run), json.loads((run / "recipe.json").read_text())
+    facts = json.loads((run / "summary.json").read_text())
+    encoder, steps = recipe["encoder"]["name"], recipe["train"]["steps"]
+    if not table.has(name, seed):
+        health = json.loads((run / "health.jsonl").read_text().splitlines()[-1])
+        watched = {"rank": health["rank"], "spread": health["std"], "samples/s": facts["samples_per_second"]}
+        watched["MB"] = json.loads((run / "peak.json").read_text())["megabytes"]
+        figures = measure.of_encoder(loaded.encoder, loaded.modality, seed)
+        table.add(name, seed, encoder, figures, steps=steps, seconds=facts["seconds"], watched=watched)
+    blank = f"random initialisation, {encoder}"
+    if not table.has(blank, seed):  # the very weights that the runs of this seed began with
+        start = build(loaded.encoder.config.bare(), rng.fold(seed) >> 1)
+        table.add(blank, seed, encoder, measure.of_encoder(start, loaded.modality, seed))
+    if not any(r["name"] == "raw pixels" for r in table.rows):
+        table.add("raw pixels", 0, "–", measure.of_pixels(loaded.modality))
+    for (of, labels), seeds in TUNED.items():
+        both = [f"{start}, {labels:.0%} of labels, {encoder}" for start in (f"{of} fine-tuned", "from scratch")]
+        if of == name and (seeds is None or seed < seeds) and not table.has(both[-1], seed):
+            # One view a picture, so twice as many pictures as two views allow in the same time.
+            views = 60 * arguments.minutes * facts["samples_per_second"] * 2
+            tuned, count = run / f"finetune-{labels:g}", labels * len(measure.sources[0])
+            options: dict[str, Any] = {"labels": labels, "epochs": views / count, "seed": seed, "quiet": True}
+            selftaught.finetune(run, train, test=arguments.data / "test", out=tuned, **options)
+            for label, r in zip(both, json.loads((tuned / "finetune.json").read_text())["rows"]):
+                table.add(label, seed, encoder, {OWN: interval(r)})
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean over seeds of each figure; the interval joins the mean interval of a run with the spread between seeds."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["task"], row["measure"], row["features"], row["labels"]), []).append(row)
+    """A row a name, in the order of measuring; baselines last."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda r: "watched" not in r):
+        groups.setdefault(row["name"], []).append(row)
     out = []
-    for (task, measure, features, labels), found in groups.items():
-        value = statistics.mean(r["value"] for r in found)
-        within = statistics.mean(r["high"] - r["low"] for r in found) / 2
-        between = statistics.stdev(r["value"] for r in found) if len(found) > 1 else 0.0
-        half = (within**2 + (2.0 * between) ** 2) ** 0.5
-        out.append(
-            {"task": task, "measure": measure, "features": features, "labels": labels, "value": round(value, 4)}
-            | {"low": round(value - half, 4), "high": round(value + half, 4), "seeds": [r["seed"] for r in found]}
-            | {"n": found[0]["n"], "encoder": found[0]["encoder"], "steps": [r["steps"] for r in found]}
-            | {key: statistics.mean(r[key] for r in found) for key in RUNNING if key in found[0]}
-        )
+    for name, found in groups.items():
+        row = {"name": name, "encoder": found[0]["encoder"], "seeds": sorted(r["seed"] for r in found)}
+        row["figures"] = {f: joined([r["figures"][f] for r in found]) for f in found[0]["figures"]}
+        if "watched" in found[0]:
+            row |= {"steps": [r["steps"] for r in found]}
+            row["watched"] = {w: statistics.mean(r["watched"][w] for r in found) for w in WATCHED}
+        out.append(row)
     return out
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """One line a task; then, for each encoder, random initialisation, and once raw pixels and the bound."""
-    columns = sorted({(r["measure"], r["labels"]) for r in rows if r["measure"] != TUNED or r["labels"] < 1})
-    heads = [f"{measure.replace('_', ' ')}, {labels:.0%}" for measure, labels in columns]
-    watched = ["rank", "spread", "samples/s", "MB"] if "rank" in rows[0] else []
-    lines = ["| task | encoder | " + " | ".join([*heads, *watched]) + " |"]
-    lines.append("|---" * (len(columns) + len(watched) + 2) + "|")
-    by = {(r["task"], r["features"], r["measure"], r["labels"]): r for r in rows}
-
-    def line(name: str, task: str, features: str, encoder: str, running: bool = False) -> str:
-        cells = []
-        for measure, labels in columns:
-            start = "from_scratch" if measure == TUNED and features == "random_init" else features
-            r = by.get((task, start, measure, labels))
-            cells.append(f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" if r else "–")
-        r = next(r for r in rows if r["task"] == task)
-        if watched and running:
-            cells += [f"{r['rank']:.1f}", f"{r['std']:.2f}", f"{r['samples_per_second']:.0f}", f"{r['megabytes']:.0f}"]
-        return (
-            f"| {name} | {encoder} | " + " | ".join(cells + ["–"] * (len(columns) + len(watched) - len(cells))) + " |"
-        )
-
-    encoders = {r["task"]: r["encoder"] for r in rows}
-    lines += [line(task, task, "pretrained", encoders[task], running=True) for task in encoders]
-    for encoder in dict.fromkeys(encoders.values()):
-        first = next(task for task in encoders if encoders[task] == encoder)
-        lines.append(line("random initialisation", first, "random_init", encoder))
-    lines.append(line("raw pixels or words", next(iter(encoders)), "raw", "–"))
-    for task in encoders:
-        if r := by.get((task, "from_scratch", TUNED, 1.0)):
-            found = f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
-            lines.append(f"\nAll labels, {encoders[task]} from scratch for as long: {found}.")
+    """One line a row; then what was trained on labels."""
+    heads = ["", "encoder", "seeds", *FIGURES, "NMI", *WATCHED]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    by = {r["name"]: r for r in rows}
+    for row in (r for r in rows if "kNN" in r["figures"]):
+        cells, blank = [], by.get(f"random initialisation, {row['encoder']}")
+        for name, figure in row["figures"].items():
+            value, low, high = figure.values()
+            text = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+            cells.append(f"**{text}**" if blank and row is not blank and low > blank["figures"][name]["high"] else text)
+        watched = [form.format(row["watched"][w]) if "watched" in row else "–" for w, form in WATCHED.items()]
+        lines.append(f"| {' | '.join([row['name'], row['encoder'], str(len(row['seeds'])), *cells, *watched])} |")
+    for row in (r for r in rows if "kNN" not in r["figures"]):
+        value, low, high = row["figures"][OWN].values()
+        lines.append(f"\n{row['name']}: {value:.3f} [{low:.3f}, {high:.3f}], {len(row['seeds'])} seeds.")
     return "\n".join(lines)
 
 
@@ -151,16 +194,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"))
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tasks", nargs="+", default=[t["name"] for t in selftaught.tasks() if "image" in t["data"]])
-    parser.add_argument("--finetune", action="store_true", help="fine-tune on 1 % of the labels as well")
+    parser.add_argument("--encoder", default="resnet10_x0.25")
+    parser.add_argument("--families", nargs="+")
+    parser.add_argument("--tasks", nargs="+")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    family = {t["name"]: t["family"] for t in selftaught.tasks() if "image" in t["data"]}
+    family |= {name: family[task] for name, (task, _) in VARIANTS.items()}
+    chosen = arguments.tasks or [t for t in family if not arguments.families or family[t] in arguments.families]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    probe = table_of(arguments.data / "train", arguments.out, PROBE_SAMPLES)
-    rows = [
-        row for seed in arguments.seeds for task in arguments.tasks for row in one_run(task, seed, arguments, probe)
-    ]
-    found = summary(rows)
+    table, measure = Table(arguments.out / "rows.jsonl"), Measure(arguments.data)
+    for n, (seed, name) in enumerate((seed, name) for seed in arguments.seeds for name in chosen):
+        begun = time.monotonic()
+        run_task(name, seed, arguments, table, measure)
+        left = (len(chosen) * len(arguments.seeds) - n - 1) * (time.monotonic() - begun) / 60
+        print(f"{name}, seed {seed}; at this pace {left:.0f} min for what is left", file=sys.stderr)
+    found = summary(table.rows)
     print(json.dumps({"rows": found}) if arguments.json else markdown(found))
 
 

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 import selftaught
+from _seeds import joined
 from selftaught import bundle
 from selftaught.data import open_data
 from selftaught.evaluation.similarity import interval
 from selftaught.workflow.ranking import Log, encoder_scores, ranked
-from translate import joined
 
 DROP = "encoder.options.dropout=0.5"
 RECIPES: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import selftaught
-from cifar10 import markdown, summary
+from _seeds import joined
 
 LABELS = (0.01, 0.1, 1.0)
 EPOCHS = {0.01: 60, 0.1: 20, 1.0: 4}
@@ -45,6 +45,46 @@ def one_run(task: str, seed: int, arguments: argparse.Namespace) -> list[dict[st
     recipe = json.loads((run / "recipe.json").read_text())
     more = {"task": task, "seed": seed, "encoder": recipe["encoder"]["name"], "steps": recipe["train"]["steps"]}
     return [{**row, **more} for row in rows]
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean over seeds of each figure; the interval joins the mean interval of a run with the spread between seeds."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["measure"], row["features"], row["labels"]), []).append(row)
+    out = []
+    for (task, measure, features, labels), found in groups.items():
+        figures = {name: round(value, 4) for name, value in joined(found).items()}
+        out.append(
+            {"task": task, "measure": measure, "features": features, "labels": labels, **figures}
+            | {"seeds": [r["seed"] for r in found], "n": found[0]["n"], "encoder": found[0]["encoder"]}
+            | {"steps": [r["steps"] for r in found]}
+        )
+    return out
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """One line a task; then, for each encoder, random initialisation, and once raw words."""
+    columns = sorted({(r["measure"], r["labels"]) for r in rows})
+    lines = ["| task | encoder | " + " | ".join(f"{m.replace('_', ' ')}, {share:.0%}" for m, share in columns) + " |"]
+    lines.append("|---" * (len(columns) + 2) + "|")
+    by = {(r["task"], r["features"], r["measure"], r["labels"]): r for r in rows}
+
+    def line(name: str, task: str, features: str, encoder: str) -> str:
+        cells = []
+        for measure, labels in columns:
+            start = "from_scratch" if measure == "finetune_full" and features == "random_init" else features
+            r = by.get((task, start, measure, labels))
+            cells.append(f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" if r else "–")
+        return f"| {name} | {encoder} | " + " | ".join(cells) + " |"
+
+    encoders = {r["task"]: r["encoder"] for r in rows}
+    lines += [line(task, task, "pretrained", encoders[task]) for task in encoders]
+    for encoder in dict.fromkeys(encoders.values()):
+        first = next(task for task in encoders if encoders[task] == encoder)
+        lines.append(line("random initialisation", first, "random_init", encoder))
+    lines.append(line("raw words", next(iter(encoders)), "raw", "–"))
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 import selftaught
-from cifar10 import summary
 from selftaught import bundle, disk, rng
 from selftaught.batch import Batch
 from selftaught.encoders import build
@@ -32,6 +31,7 @@ from selftaught.evaluation.probe import linear_probe
 from selftaught.modality.text.pairs import pairs
 from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.prepare import open_source
+from text import summary
 
 TASKS = ("nsp", "sop", "electra", "tsdae", "simcse", "simclr", "mlm", "clm")
 LABELS = (10,)

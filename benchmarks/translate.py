@@ -13,12 +13,12 @@ several seeds joins it with the spread between them.
 import argparse
 import gzip
 import json
-import statistics
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import selftaught
+from _seeds import joined
 
 PARTS = ("train", "val", "test_2016_flickr")
 EPOCHS = {2900: 15.0}
@@ -63,15 +63,6 @@ def one_seed(seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         differences = [{**d, "features": "difference"} for d in found["differences"]]
         rows += [{**row, "pairs": pairs, "steps": steps, "seed": seed} for row in (*found["rows"], *differences)]
     return rows
-
-
-def joined(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean over the runs, low and high: the mean interval of a run joined with the spread between them."""
-    value = statistics.mean(r["value"] for r in rows)
-    within = [statistics.mean(abs(r[end] - r["value"]) for r in rows) for end in ("low", "high")]
-    between = 2.0 * (statistics.stdev(r["value"] for r in rows) if len(rows) > 1 else 0.0)
-    low, high = ((w**2 + between**2) ** 0.5 for w in within)
-    return {"value": value, "low": value - low, "high": value + high}
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ class BYOL(TwoViews):
     asymmetric = True
     splits_batch = True
     small_machine: ClassVar[dict[str, dict[str, Any]]] = {
-        "image": {"hidden": 1024, "momentum": 0.99, "view": {"crop_scale": [0.2, 1.0]}}
+        "image": {"hidden": 1024, "momentum": 0.9, "view": {"crop_scale": [0.2, 1.0]}}
     }
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:

@@ -65,7 +65,14 @@ class IBOT(Distillation):
     splits_batch = False  # neighbours are sought within a batch
     # As DINO's; a ViT needs a teacher that is still sharper, and features that are kept apart.
     small_machine: ClassVar[dict[str, dict[str, Any]]] = {
-        "image": {**SMALL_MACHINE, "teacher_start": 0.02, "teacher_temperature": 0.03, "momentum": 0.95, "koleo": 0.1}
+        "image": {
+            **SMALL_MACHINE,
+            "teacher_start": 0.02,
+            "teacher_temperature": 0.03,
+            "momentum": 0.95,
+            "koleo": 0.1,
+            "local": 0,
+        }
     }
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:

@@ -62,7 +62,7 @@ class LeJEPA(MultiCrop):
     }
     # Without local views, which are 14 px wide where pictures have 32: on digits two global ones teach more, and cost less.
     small_machine: ClassVar[dict[str, dict[str, Any]]] = {
-        "image": {"hidden": 512, "out": 64, "slices": 256, "local": 0, "global_scale": [0.2, 1.0]}
+        "image": {"hidden": 512, "out": 64, "slices": 256, "local": 0, "global_scale": [0.2, 1.0], "weight": 0.02}
     }
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:

@@ -4,7 +4,7 @@ Doersch, Gupta, Efros 2015, "Unsupervised Visual Representation Learning by Cont
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ class RelativeLocation(Tiles):
                 )
 
     paper = "Doersch et al. 2015, arXiv:1505.05192"
+    small_machine: ClassVar[dict[str, dict[str, Any]]] = {"image": {"gap": 0.25}}
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config, 2, len(_NEIGHBOURS))

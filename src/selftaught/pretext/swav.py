@@ -62,13 +62,7 @@ class SwAV(MultiCrop):
     # Hundreds of steps with AdamW: prototypes that move from the first on soon lie so that all scores are alike, and the loss
     # stays at the logarithm of their number. So does it with as few prototypes as `out`, to which z can be orthogonal.
     small_machine: ClassVar[dict[str, dict[str, Any]]] = {
-        "image": {
-            "prototypes": 300,
-            "local": 4,
-            "global_scale": [0.3, 1.0],
-            "local_scale": [0.1, 0.4],
-            "freeze": 0.5,
-        }
+        "image": {"prototypes": 300, "local": 0, "global_scale": [0.2, 1.0], "freeze": 0.5}
     }
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
