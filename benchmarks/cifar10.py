@@ -41,7 +41,7 @@ from selftaught.evaluation import features
 from selftaught.evaluation.efficiency import curve
 from selftaught.pretext import find
 
-PROBE, CLASSES, RESAMPLES = 10_000, 10, 200
+PROBE, CLASSES, DRAWS, RESAMPLES = 10_000, 10, 3, 100
 VARIANTS = {"supcon_tenth": ("supcon", ["pretext.labels=0.1"])}
 TUNED = {("simclr", 0.1): None, ("simclr", 1.0): 1, ("mae", 1.0): 1}  # how many seeds; None: all
 FIGURES = {  # label: (measure, share of the probe's labels)
@@ -80,7 +80,7 @@ class Measure:
         found: dict[str, Any] = {}
         for name, (measure, share) in FIGURES.items():
             sets = {"these": (both[0], both[1])}
-            (row,) = curve(sets, *self.labels, shares=[share], seed=seed, measures=[measure])
+            (row,) = curve(sets, *self.labels, shares=[share], draws=DRAWS, seed=seed, measures=[measure])
             found[name] = row
         unit = torch.nn.functional.normalize(both[1].float(), dim=1).numpy()
         clusters = KMeans(CLASSES, n_init=4, random_state=seed).fit_predict(unit)

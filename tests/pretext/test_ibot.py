@@ -196,3 +196,11 @@ def test_bad_settings_are_refused(settings: dict[str, Any], words: str) -> None:
 def test_it_needs_an_encoder_that_can_hide() -> None:
     with pytest.raises(UserError, match="hide"):
         make("ibot", "resnet10_x0.25", **SMALL)
+
+
+def test_a_head_of_its_own_with_batch_norm_bears_batches_without_hidden_patches(batch: Batch) -> None:
+    task = small(shared_head=False, norm="batch", masked=0.0)
+    loss, metrics = task(batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert metrics["patches"] == 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from selftaught.batch import Encoded
 from selftaught.encoders.base import Encoder, EncoderConfig
 from selftaught.encoders.init import init_transformer
+from selftaught.encoders.pixels import SIZES as PIXELS
 from selftaught.errors import UserError, unknown
 
 
@@ -106,7 +107,7 @@ def _create(config: EncoderConfig) -> nn.Module:
     if config.name in SMALL:
         return SMALL[config.name](config)
     if not timm.is_model(config.name):
-        raise unknown("encoder", config.name, [*SMALL, *timm.list_models()])
+        raise unknown("encoder", config.name, [*SMALL, *PIXELS, *timm.list_models()])
     options: dict[str, Any] = {**config.options, "num_classes": 0, "in_chans": config.channels}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path

@@ -8,9 +8,8 @@ from math import log
 from typing import Any, ClassVar
 
 from selftaught.batch import Batch, Step
-from selftaught.errors import UserError
 from selftaught.losses.contrastive import nt_xent
-from selftaught.pretext.views import TwoViews, above_zero
+from selftaught.pretext.views import TwoViews, above_zero, refuse_one
 
 
 class DCL(TwoViews):
@@ -39,8 +38,7 @@ class DCL(TwoViews):
     }
 
     def forward(self, batch: Batch) -> Step:
-        if len(batch) < 2:
-            raise UserError("a batch of 1 has no negatives, which pretext 'dcl' needs; use --batch 2 or more")
+        refuse_one(batch, "dcl", lacks="negatives")
         z1, z2 = self.projected(batch)
         loss, accuracy = nt_xent(z1, z2, self.config.temperature, decoupled=True, sigma=self.config.sigma)
         return Step(loss, {"accuracy": accuracy})

@@ -131,7 +131,13 @@ class IBOT(Distillation):
         """Scores [m, K] of pooled features and [n, K] of tokens; a head that both share takes them as one batch."""
         head, prototypes, *own = heads
         if own:
-            return prototypes(head(pooled), self.live), own[1](own[0](tokens), self.live)
+            few = (
+                self.training and len(tokens) < 2
+            )  # BatchNorm refuses them; alike for student and teacher they teach nothing
+            patches = (
+                tokens.new_zeros(len(tokens), self.config.prototypes) if few else own[1](own[0](tokens), self.live)
+            )
+            return prototypes(head(pooled), self.live), patches
         views, patches = prototypes(head(torch.cat([pooled, tokens])), self.live).split([len(pooled), len(tokens)])
         return views, patches
 

@@ -31,10 +31,10 @@ def zero_or_more(config: Any, *names: str) -> None:
             raise UserError(f"setting 'pretext.{name}' is {getattr(config, name)}; it must be 0 or more")
 
 
-def refuse_one(batch: Batch, task: str) -> None:
-    """Raise UserError for a batch of one sample, which has no statistics."""
+def refuse_one(batch: Batch, task: str, lacks: str = "variance") -> None:
+    """Raise UserError for a batch of one sample, which has no statistics and nobody to compare with."""
     if len(batch) < 2:
-        raise UserError(f"a batch of 1 has no variance, which pretext '{task}' needs; use --batch 2 or more")
+        raise UserError(f"a batch of 1 has no {lacks}, which pretext '{task}' needs; use --batch 2 or more")
 
 
 def shares(config: Any, *names: str) -> None:
