@@ -44,6 +44,7 @@ from selftaught.pretext import find
 PROBE, CLASSES, DRAWS, RESAMPLES = 10_000, 10, 3, 100
 VARIANTS = {"supcon_tenth": ("supcon", ["pretext.labels=0.1"])}
 TUNED = {("simclr", 0.1): None, ("simclr", 1.0): 1, ("mae", 1.0): 1}  # how many seeds; None: all
+STARTS = (" fine-tuned", "'s encoder from scratch")
 FIGURES = {  # label: (measure, share of the probe's labels)
     "kNN": ("knn", 1.0),
     "probe, 1 %": ("linear_probe", 0.05),
@@ -121,6 +122,10 @@ class Table:
 def run_task(name: str, seed: int, arguments: argparse.Namespace, table: Table, measure: Measure) -> None:
     """Pretrain and measure one task, its encoder at random once, and what is tuned from it."""
     task, settings = VARIANTS.get(name, (name, []))
+    shares = [share for (of, share), seeds in TUNED.items() if of == name and (seeds is None or seed < seeds)]
+    tunings = {share: [f"{name}{start}, {share:.0%} of labels" for start in STARTS] for share in shares}
+    if all(table.has(row, seed) for row in (name, *(rows[-1] for rows in tunings.values()))):
+        return
     run, train = arguments.out / f"{name}-{seed}", arguments.data / "train"
     if not (run / "peak.json").is_file():
         encoder = "auto" if find(task).needs & OTHERS else arguments.encoder
@@ -129,27 +134,26 @@ def run_task(name: str, seed: int, arguments: argparse.Namespace, table: Table, 
     loaded, recipe = bundle.load(run), json.loads((run / "recipe.json").read_text())
     facts = json.loads((run / "summary.json").read_text())
     encoder, steps = recipe["encoder"]["name"], recipe["train"]["steps"]
-    if not table.has(name, seed):
-        health = json.loads((run / "health.jsonl").read_text().splitlines()[-1])
-        watched = {"rank": health["rank"], "spread": health["std"], "samples/s": facts["samples_per_second"]}
-        watched["MB"] = json.loads((run / "peak.json").read_text())["megabytes"]
-        figures = measure.of_encoder(loaded.encoder, loaded.modality, seed)
-        table.add(name, seed, encoder, figures, steps=steps, seconds=facts["seconds"], watched=watched)
     blank = f"random initialisation, {encoder}"
     if not table.has(blank, seed):  # the very weights that the runs of this seed began with
         start = build(loaded.encoder.config.bare(), rng.fold(seed) >> 1)
         table.add(blank, seed, encoder, measure.of_encoder(start, loaded.modality, seed))
     if not any(r["name"] == "raw pixels" for r in table.rows):
         table.add("raw pixels", 0, "–", measure.of_pixels(loaded.modality))
-    for (of, labels), seeds in TUNED.items():
-        both = [f"{start}, {labels:.0%} of labels, {encoder}" for start in (f"{of} fine-tuned", "from scratch")]
-        if of == name and (seeds is None or seed < seeds) and not table.has(both[-1], seed):
+    if not table.has(name, seed):
+        health = json.loads((run / "health.jsonl").read_text().splitlines()[-1])
+        watched = {"rank": health["rank"], "spread": health["std"], "samples/s": facts["samples_per_second"]}
+        watched["MB"] = json.loads((run / "peak.json").read_text())["megabytes"]
+        figures = measure.of_encoder(loaded.encoder, loaded.modality, seed)
+        table.add(name, seed, encoder, figures, steps=steps, seconds=facts["seconds"], watched=watched)
+    for share, labels in tunings.items():
+        if not table.has(labels[-1], seed):
             # One view a picture, so twice as many pictures as two views allow in the same time.
             views = 60 * arguments.minutes * facts["samples_per_second"] * 2
-            tuned, count = run / f"finetune-{labels:g}", labels * len(measure.sources[0])
-            options: dict[str, Any] = {"labels": labels, "epochs": views / count, "seed": seed, "quiet": True}
+            tuned, count = run / f"finetune-{share:g}", share * len(measure.sources[0])
+            options: dict[str, Any] = {"labels": share, "epochs": views / count, "seed": seed, "quiet": True}
             selftaught.finetune(run, train, test=arguments.data / "test", out=tuned, **options)
-            for label, r in zip(both, json.loads((tuned / "finetune.json").read_text())["rows"]):
+            for label, r in zip(labels, json.loads((tuned / "finetune.json").read_text())["rows"]):
                 table.add(label, seed, encoder, {OWN: interval(r)})
 
 
