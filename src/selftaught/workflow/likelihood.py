@@ -56,7 +56,8 @@ def likelihood(
     fresh = np.flatnonzero(~np.isin(source.hashes, seen))
     if len(fresh) < _LEAST:
         raise UserError(
-            f"only {len(fresh)} documents are unseen by pretraining; at least {_LEAST} are needed: name a test set of its own"
+            f"only {len(fresh)} documents are unseen by pretraining; at least {_LEAST} are needed: name a test set of its "
+            "own, or pretrain with a larger --holdout"
         )
     whole: Any = kind_called(source.kind).whole(source, loaded.modality, quiet)
     known = np.setdiff1d(np.arange(len(source)), fresh)
