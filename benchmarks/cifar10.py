@@ -3,13 +3,14 @@
     python benchmarks/cifar10.py --data CIFAR [--minutes 3] [--seeds 0 1 2] [--families contrastive ...] [--tasks simclr ...]
 
 CIFAR holds train/CLASS/*.jpg and test/CLASS/*.jpg. A finished run is a line of OUT/rows.jsonl and is not run again; one that
-was interrupted is resumed from its folder. All of it takes five hours on 2 cores, a family at most 75 minutes; what is
+was interrupted is resumed from its folder. All of it takes five hours on 2 cores, a family at most 100 minutes; what is
 measured already is always in the table. Seed by seed, so that every task has its first figure early.
 
 Encoders: --encoder, and vit_micro or igpt_nano where a task needs such a one. Probes learn from 10 000 training pictures,
 drawn by a hash; figures are on the whole test set, which chooses nothing. 1 % and 10 % are of the 50 000 training labels. NMI:
 10 k-means clusters of the test set's features of length 1 against the classes. Rank and spread are of the last look at held-out
-training pictures, memory is the peak of the process that pretrains. Bold: above random initialisation, intervals apart.
+training pictures, memory is the peak of the process that pretrains; steps are planned from a measured pace, so that seconds
+differ. Bold: above random initialisation, intervals apart.
 
 supcon_tenth sees 10 % of the labels. With it stand as many labels alone: the encoder trained from scratch on 10 % of them for as
 long, and simclr's fine-tuned on the same. The bound, all labels for as long, is of one seed (TUNED). A run's interval covers
@@ -53,7 +54,7 @@ FIGURES = {  # label: (measure, share of the probe's labels)
 }
 OTHERS = {"keep", "hide", "causal_pixels"}  # what convolutional encoders cannot
 OWN = "its own classifier"
-WATCHED = {"rank": "{:.1f}", "spread": "{:.2f}", "samples/s": "{:.0f}", "MB": "{:.0f}"}
+WATCHED = {"rank": "{:.1f}", "spread": "{:.2f}", **dict.fromkeys(("steps", "seconds", "samples/s", "MB"), "{:.0f}")}
 
 
 def interval(row: Mapping[str, Any]) -> dict[str, float]:
@@ -142,10 +143,11 @@ def run_task(name: str, seed: int, arguments: argparse.Namespace, table: Table, 
         table.add("raw pixels", 0, "–", measure.of_pixels(loaded.modality))
     if not table.has(name, seed):
         health = json.loads((run / "health.jsonl").read_text().splitlines()[-1])
-        watched = {"rank": health["rank"], "spread": health["std"], "samples/s": facts["samples_per_second"]}
-        watched["MB"] = json.loads((run / "peak.json").read_text())["megabytes"]
+        peak = json.loads((run / "peak.json").read_text())["megabytes"]
+        watched = {"rank": health["rank"], "spread": health["std"], "steps": steps, "seconds": facts["seconds"]}
+        watched |= {"samples/s": facts["samples_per_second"], "MB": peak}
         figures = measure.of_encoder(loaded.encoder, loaded.modality, seed)
-        table.add(name, seed, encoder, figures, steps=steps, seconds=facts["seconds"], watched=watched)
+        table.add(name, seed, encoder, figures, watched=watched)
     for share, labels in tunings.items():
         if not table.has(labels[-1], seed):
             # One view a picture, so twice as many pictures as two views allow in the same time.
@@ -167,7 +169,6 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row = {"name": name, "encoder": found[0]["encoder"], "seeds": sorted(r["seed"] for r in found)}
         row["figures"] = {f: joined([r["figures"][f] for r in found]) for f in found[0]["figures"]}
         if "watched" in found[0]:
-            row |= {"steps": [r["steps"] for r in found]}
             row["watched"] = {w: statistics.mean(r["watched"][w] for r in found) for w in WATCHED}
         out.append(row)
     return out
