@@ -4,13 +4,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from selftaught.data import arrays, event_files, event_log, item_table, tables, text_files, texts
+from selftaught.data.asked import parted
 from selftaught.data.cache import cache_or_none, free_bytes, show_bytes
 from selftaught.data.images import EqualStore, ImageSource
 from selftaught.data.listing import Listing, labels_from_folders, number_labels, scan_folder
@@ -132,20 +132,12 @@ def is_events(data: Any) -> bool:
     """Whether `open_data` would open a log of events, by the file's head."""
     if not isinstance(data, str | os.PathLike):
         return False
-    path, given = _parted(str(data))
+    path, given = parted(str(data))
     return not _OF_OTHERS & set(given) and event_files.is_log(path, given)
 
 
-def _parted(data: str) -> tuple[Path, dict[str, str]]:
-    """A path, and what is said behind it: TABLE?path=COLUMN&label=COLUMN."""
-    path = Path(data).expanduser()
-    if "?" not in path.name or path.exists():
-        return path, {}
-    return path.with_name(path.name.partition("?")[0]), dict(parse_qsl(path.name.partition("?")[2]))
-
-
 def _open_path(data: str, options: _Options, path_column: str | None, label_column: str | None) -> Source:
-    path, given = _parted(data)
+    path, given = parted(data)
     if not _OF_OTHERS & set(given) and event_files.is_log(path, given):
         return _open_log(path, given, options)
     if given:

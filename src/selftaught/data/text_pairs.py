@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 
 import numpy as np
 from torch import Tensor
 
 from selftaught.data import text_files
+from selftaught.data.asked import parted
 from selftaught.data.listing import why
 from selftaught.data.source import Skipped, Source
 from selftaught.data.texts import TextSource, from_list
@@ -180,9 +180,8 @@ def open_sources(data: Any, say: Callable[[str], None]) -> TextSource | None:
     """
     if not isinstance(data, str | os.PathLike):
         return None
-    plain = "?" not in Path(data).name or Path(data).exists()
-    named = not plain and "source" in dict(parse_qsl(Path(data).name.partition("?")[2]))
-    if not named and not (plain and Path(data).suffix.lower() in TABLES and _has_source(Path(data))):
+    given = parted(str(data))[1]
+    if "source" not in given and not (not given and Path(data).suffix.lower() in TABLES and _has_source(Path(data))):
         return None
     path, given = _split(data)
     found = [(p.name, p.source) for p in _files(path, given, say, target=False) if p.bad is None and p.source.strip()]
@@ -208,14 +207,10 @@ def _read(data: Any, say: Callable[[str], None]) -> Iterator[Pair]:
 
 def _split(data: Any) -> tuple[Path, dict[str, str]]:
     """A path, and what is said behind its question mark."""
-    path = Path(data).expanduser()
-    if "?" not in path.name or path.exists():
-        return path, {}
-    name, _, words = path.name.partition("?")
-    given = dict(parse_qsl(words))
+    path, given = parted(str(data))
     if unknown := sorted(set(given) - {"source", "target", "score"}):
-        raise UserError(f"'{unknown[0]}' after ? is no side of a pair; use {name}?source=NAME&target=NAME")
-    return path.with_name(name), given
+        raise UserError(f"'{unknown[0]}' after ? is no side of a pair; use {path.name}?source=NAME&target=NAME")
+    return path, given
 
 
 def _files(path: Path, given: dict[str, str], say: Callable[[str], None], target: bool) -> Iterator[Pair]:
@@ -298,8 +293,8 @@ def is_pairs(data: Any) -> bool:
     """Whether `data` is meant as pairs of texts: it names two sides, or is a table that has both and no other text."""
     if not isinstance(data, str | os.PathLike):
         return False
-    if "?" in Path(data).name and not Path(data).exists():
-        return {"source", "target"} <= set(dict(parse_qsl(Path(data).name.partition("?")[2])))
+    if given := parted(str(data))[1]:
+        return {"source", "target"} <= set(given)
     if Path(data).suffix.lower() not in TABLES or not Path(data).is_file():
         return False
     columns = {c.lower().strip() for c in text_files.columns(Path(data))}

@@ -17,6 +17,7 @@ import torch
 
 from selftaught import rng
 from selftaught.data import Source
+from selftaught.data.asked import cut
 from selftaught.data.cache import show_bytes
 from selftaught.encoders import EncoderConfig, build
 from selftaught.errors import UserError
@@ -77,8 +78,10 @@ class Request:
 
 def described(data: Any) -> str:
     """What a request calls its data: the whole path, or what kind of object it is."""
-    named = isinstance(data, str | Path) and "://" not in str(data)
-    return str(Path(data).resolve()) if named else type(data).__name__
+    if not isinstance(data, str | Path) or "://" in str(data):
+        return type(data).__name__
+    path, words = cut(str(data))
+    return f"{path.resolve()}?{words}" if words else str(path.resolve())
 
 
 def build_task(recipe: Recipe, modality: Modality) -> Pretext:

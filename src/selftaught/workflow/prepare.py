@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from selftaught.batch import Batch
 from selftaught.data import Source, open_data
+from selftaught.data.asked import parted
 from selftaught.data.opening import is_events
 from selftaught.data.text_pairs import is_pairs, open_pairs
 from selftaught.encoders import EncoderConfig, build
@@ -121,4 +121,4 @@ def still_readable(source: Source) -> np.ndarray:
 
 def name_of(data: Any) -> str:
     """A short name for a run folder."""
-    return Path(str(data)).resolve().name.split(".")[0] if isinstance(data, str | os.PathLike) else "data"
+    return parted(str(data))[0].resolve().name.split(".")[0] if isinstance(data, str | os.PathLike) else "data"
