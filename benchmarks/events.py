@@ -27,10 +27,11 @@ from selftaught.data import open_data
 from selftaught.evaluation.similarity import interval
 from selftaught.workflow.ranking import Log, encoder_scores, ranked
 
+ASKED = ["pretext.share=0.3", "pretext.last=0.5"]
 DROP = "encoder.options.dropout=0.5"
 RECIPES: dict[str, dict[str, Any]] = {
     "next_item": {"steps": 400, "lr": 3e-3, "set": [DROP]},
-    "masked_item": {"steps": 800, "lr": 3e-3, "set": ["pretext.share=0.5"]},
+    "masked_item": {"steps": 1000, "lr": 1e-3, "set": [*ASKED, "optim.min_lr_ratio=1", "train.ema=0.995"]},
     "cl4srec": {"steps": 250, "lr": 3e-3, "set": [DROP]},
     "s3rec": {"steps": 150, "lr": 1e-3, "set": [DROP]},
     "s3rec+next_item": {"steps": 300, "lr": 3e-3, "set": []},
