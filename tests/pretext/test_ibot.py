@@ -199,7 +199,7 @@ def test_it_needs_an_encoder_that_can_hide() -> None:
 
 
 def test_a_head_of_its_own_with_batch_norm_bears_batches_without_hidden_patches(batch: Batch) -> None:
-    task = small(shared_head=False, norm="batch", masked=0.0)
+    task = small(shared_head=False, norm="batch", masked=1e-6)
     loss, metrics = task(batch)
     loss.backward()
     assert torch.isfinite(loss)
