@@ -130,14 +130,10 @@ class IBOT(Distillation):
     def scores(self, heads: list[nn.Module], pooled: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [m, K] of pooled features and [n, K] of tokens; a head that both share takes them as one batch."""
         head, prototypes, *own = heads
+        if own and self.training and len(tokens) == 1:  # BatchNorm refuses one; alike for both sides it teaches nothing
+            return prototypes(head(pooled), self.live), tokens.new_zeros(1, self.config.prototypes)
         if own:
-            few = (
-                self.training and len(tokens) < 2
-            )  # BatchNorm refuses them; alike for student and teacher they teach nothing
-            patches = (
-                tokens.new_zeros(len(tokens), self.config.prototypes) if few else own[1](own[0](tokens), self.live)
-            )
-            return prototypes(head(pooled), self.live), patches
+            return prototypes(head(pooled), self.live), own[1](own[0](tokens), self.live)
         views, patches = prototypes(head(torch.cat([pooled, tokens])), self.live).split([len(pooled), len(tokens)])
         return views, patches
 
