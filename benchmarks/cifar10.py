@@ -58,6 +58,7 @@ WATCHED = {"rank": "{:.1f}", "spread": "{:.2f}", **dict.fromkeys(("steps", "seco
 
 
 def interval(row: Mapping[str, Any]) -> dict[str, float]:
+    """What a table keeps of a row, with digits enough to read."""
     return {name: round(float(row[name]), 5) for name in ("value", "low", "high")}
 
 
