@@ -12,11 +12,13 @@ class EMA(nn.Module):
     """A copy whose parameters follow `module` as decay·own + (1 - decay)·module; it takes no gradient.
 
     Buffers (BatchNorm statistics) are copied, not averaged: they are running averages already.
+    runs: the copy itself runs in training, as targets and teachers do; its BatchNorm then has statistics of its own activations,
+    which those of `module` are not to replace.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, runs: bool = False) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay, self.runs = decay, runs
         self.module = copy.deepcopy(module).requires_grad_(False)
 
     def forward(self, *inputs: Any) -> Any:
@@ -30,7 +32,7 @@ class EMA(nn.Module):
         own: list[Tensor] = list(self.module.parameters())
         new: list[Tensor] = [p.detach() for p in module.parameters()]
         torch._foreach_lerp_(own, new, weight)
-        for mine, other in zip(self.module.buffers(), module.buffers(), strict=True):
+        for mine, other in () if self.runs else zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(other)
 
 

@@ -6,7 +6,7 @@ from math import ceil, log2
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,11 +72,14 @@ class Prototypes(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(F.normalize(torch.randn(count, width), dim=1))
 
-    def forward(self, x: Float[Tensor, "*b width"], live: Bool[Tensor, ""] | None = None) -> Float[Tensor, "*b k"]:
-        """live: where false, the prototypes get a gradient of zero; the projections get theirs."""
+    def forward(self, x: Float[Tensor, "*b width"]) -> Float[Tensor, "*b k"]:
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.weight if live is None else torch.where(live, self.weight, self.weight.detach())
-            return F.linear(F.normalize(x.float(), dim=-1), F.normalize(weight.float(), dim=1))
+            return F.linear(F.normalize(x.float(), dim=-1), F.normalize(self.weight.float(), dim=1))
+
+    def freeze(self) -> None:
+        """Drop the gradient: the optimiser passes over weights without one, and begins with them when they first have one. A
+        gradient of zero would use up AdamW's bias correction, and the first true ones would move them several times too far."""
+        self.weight.grad = None
 
     @torch.no_grad()
     def to_unit_length(self) -> None:

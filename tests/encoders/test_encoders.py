@@ -202,6 +202,11 @@ def test_sizes_other_than_its_own_are_read(name: str) -> None:
             torch.testing.assert_close(other(x).pooled, found.pooled)
 
 
+def test_a_distilled_vit_reads_other_sizes_with_both_of_its_tokens() -> None:
+    encoder = build(EncoderConfig("deit_tiny_distilled_patch16_224", 224, 3, published=True)).eval()
+    assert encoder(torch.randn(2, 3, 96, 96)).tokens.shape[1] == 36
+
+
 @pytest.mark.parametrize(
     ("name", "size", "rows"),
     [("resnet10_x0.25", 32, 4), ("resnet18", 96, 6), ("vit_micro", 32, 8), ("mobilenetv3_small_050", 96, 3)],

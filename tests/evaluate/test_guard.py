@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests import runs
 from tests.contracts.conftest import Digits, batch_of, data_of, make
 from torch import nn
 
@@ -22,22 +23,25 @@ from selftaught.train.loop import Trainer
 from selftaught.train.progress import Meter
 
 TASKS = ("mlm", "simclr")
+ONE = Ranks()
 
 
 class Watched:
     """A trained task, a guard over it, and what the guard wrote."""
 
-    def __init__(self, name: str, folder: Path, labels: bool = True) -> None:
+    def __init__(
+        self, name: str, folder: Path, labels: bool = True, ranks: Ranks = ONE, general: int = 96, steps: int = 30
+    ) -> None:
         data: Digits = data_of(name)
         task: Pretext = make(name)
-        _train(task, name)
-        self.trainer = Trainer(task, TrainConfig(steps=100, batch=24), Ranks())
-        self.run, self.source = RunFolder(folder), data.source
+        _train(task, name, steps)
+        self.trainer = Trainer(task, TrainConfig(steps=100, batch=24, world=ranks.world), ranks)
+        self.run, self.source = RunFolder(folder, writes=ranks.first), data.source
         folder.mkdir(exist_ok=True)
         source = data.source if labels else data.source.subset(np.arange(len(data.source)))
         if not labels:
             source.labels = None
-        self.guard = Guard(Samples(source, data.train[:96]), Samples(source, data.test[:64]), 0, 25)
+        self.guard = Guard(Samples(source, data.train[:general]), Samples(source, data.test[:64]), 0, 25)
 
     def look(self, step: int) -> dict[str, Any]:
         with Meter("test", 100, quiet=True) as meter:
@@ -48,12 +52,12 @@ class Watched:
         return self.run.rows("alarms.jsonl")
 
 
-def _train(task: Pretext, name: str) -> None:
+def _train(task: Pretext, name: str, steps: int) -> None:
     """A few steps on the general samples, so that there is something to forget."""
     optimizer = torch.optim.AdamW(task.parameters(), 2e-3)
     batch = batch_of(name, 96)
     torch.manual_seed(0)  # of dropout
-    for step in range(30):
+    for step in range(steps):
         optimizer.zero_grad()
         task(dataclasses.replace(batch, step=step)).loss.backward()
         optimizer.step()
@@ -182,3 +186,32 @@ def test_the_rise_is_paired() -> None:
 def test_rows_are_plain_json(watched: Watched) -> None:
     lines = (watched.run.path / "retention.jsonl").read_text().splitlines()
     assert all(len(json.loads(line)["general_losses"]) == 6 for line in lines)
+
+
+def _look(rank: int, name: str, general: int, world: int, folder: str) -> None:
+    watched = Watched(name, Path(folder), ranks=Ranks(rank, world, rank), general=general, steps=0)
+    with Meter("test", 100, quiet=True) as meter:
+        watched.guard.look(watched.trainer, 0, watched.run, meter)
+
+
+def _looked(name: str, general: int, world: int, folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    runs.on_ranks(_look, name, general, world, str(folder), world=world)
+    return RunFolder(folder).rows("retention.jsonl")[-1]
+
+
+@pytest.mark.parametrize("name", ["simclr", "rotation"])
+def test_ranks_measure_what_one_does(tmp_path: Path, name: str) -> None:
+    """Also the losses that gather all ranks' rows: each sample is in its group once."""
+    one, two = (_looked(name, 96, world, tmp_path / str(world)) for world in (1, 2))
+    assert two["general_losses"] == pytest.approx(one["general_losses"], rel=1e-4)
+    assert two["domain_loss"] == pytest.approx(one["domain_loss"], rel=1e-4)
+    assert two["neighbours_kept"] == one["neighbours_kept"] == 1
+
+
+def test_groups_that_ranks_cannot_share_alike_are_cut(tmp_path: Path) -> None:
+    """70 samples make groups of 18 and 17; a group of 17 leaves one out."""
+    one, two = (_looked("simclr", 70, world, tmp_path / str(world)) for world in (1, 2))
+    assert two["general_losses"][:2] == pytest.approx(one["general_losses"][:2], rel=1e-4)
+    assert two["general_losses"][2:] == pytest.approx(one["general_losses"][2:], rel=0.1)
+    assert len(two["general_losses"]) == 4

@@ -172,6 +172,9 @@ class _Task(torch.nn.Module):
             loss = loss + (self.encoder.weight.sum() * 0).sqrt()
         return Step(loss, {})
 
+    def before_step(self, progress: float) -> None:
+        pass
+
     def after_step(self, progress: float) -> None:
         self.progress = progress
 
@@ -205,7 +208,7 @@ def test_state_is_untouched_by_a_step_that_is_not_finite(bad: str, accumulate: i
 @pytest.mark.parametrize(
     ("splits", "remedy"),
     [
-        (True, "--batch 8 or --set train.accumulate=2 (the same gradient in half the memory)"),
+        (True, "--batch 8 or --set train.accumulate=2 (BatchNorm then sees half as many samples)"),
         (False, "--batch 8 (smaller micro-batches"),
     ],
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selftaught.losses import contrastive
-from selftaught.losses.contrastive import Contrast, info_nce, normalize, nt_xent
+from selftaught.losses.contrastive import Contrast, _mises_fisher, info_nce, normalize, nt_xent
 
 TEMPERATURES = (1.0, 0.5, 0.1, 0.05, 0.01)
 
@@ -282,3 +282,13 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
         torch.testing.assert_close(apart[0], loss.detach(), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(apart[1:], gradient.flatten(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.02, 0.001])
+def test_weights_of_positives_are_one_on_average(sigma: float) -> None:
+    """Known failure: a small sigma, under which every density is 0 in float32, gave each positive the weight 2."""
+    cosine = torch.linspace(-0.9, 0.4, 16)
+    weight = _mises_fisher(cosine, sigma)
+    assert weight.mean().item() == pytest.approx(1.0, abs=1e-5)
+    density = torch.exp(cosine.double() / sigma - cosine.double().max() / sigma)
+    torch.testing.assert_close(weight.double(), 2 - density / density.mean(), rtol=1e-4, atol=1e-4)

@@ -1,5 +1,7 @@
 """BYOL against equation 2 of its paper, its moving target, and what happens without predictor and slowness."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -75,6 +77,23 @@ def test_the_target_takes_no_gradient_and_is_in_the_checkpoint(batch: Batch) -> 
     task(batch).loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in task.target.parameters())
     assert any(name.startswith("target.") for name in task.state_dict())
+
+
+def test_the_target_has_statistics_of_its_own(batch: Batch) -> None:
+    """Known failure: with the online network's, a target that lags behind it is measured with those of other activations."""
+    task = small(momentum=1.0)
+    trainer = Trainer(task, TrainConfig(steps=4, batch=8, optim=OptimConfig(lr=0.1, warmup=0.0)), Ranks())
+    for _ in range(3):
+        trainer.train_step(batch)
+    encoder = next(iter(task.target.module.children()))
+    alone = copy.deepcopy(encoder).train()
+    alone.load_state_dict(small(momentum=1.0).encoder.state_dict())  # what it began with, and never left
+    for _ in range(3):
+        for view in task.drawn(batch):
+            alone(view)
+    for found, wanted, online in zip(encoder.buffers(), alone.buffers(), task.encoder.buffers(), strict=True):
+        torch.testing.assert_close(found, wanted)
+        assert found.ndim == 0 or not torch.equal(found, online)
 
 
 def test_the_views_are_drawn_differently() -> None:

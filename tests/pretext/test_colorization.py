@@ -161,3 +161,10 @@ def test_what_is_refused(coloured: Batch) -> None:
         dataclasses.replace(Colorization.Config(), uniform=0)
     with pytest.raises(UserError, match="bin' is 2; it must be 5 to 40"):
         Colorization.Config(bin=2)
+    with pytest.raises(UserError, match=r"view.size' is 48; .* encoder's 16 px; .*use --size 48"):
+        make("colorization", view={"size": 48})
+    with pytest.raises(UserError, match=r"neighbours' is 300, and there are 261 bins of side 10; use 261 or less"):
+        make("colorization", neighbours=300)
+    with pytest.raises(UserError, match=r"neighbours' is 30, and there are 23 bins of side 40; use 23 or less"):
+        make("colorization", neighbours=30, bin=40)
+    assert torch.isfinite(make("colorization", neighbours=23, bin=40)(coloured).loss)

@@ -75,6 +75,7 @@ def test_loss_and_gradient_are_the_published_ones(batch: Batch) -> None:
     assert (found >= 0).all()
     assert len(found.unique()) > 1
     task.eval()
+    task.training = True  # the bank is read in training alone; BatchNorm is to treat all views alike
     loss, metrics = task(batch)
     loss.backward()
     z = torch.stack([task.head(task.encoder(v).pooled) for v in task.drawn(batch)])
@@ -85,7 +86,7 @@ def test_loss_and_gradient_are_the_published_ones(batch: Batch) -> None:
             total = total - torch.log(e[found[i]] / e.sum())
     expected = total / (3 * len(batch))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert metrics["known"].item() == 1
+    assert metrics["clustered"].item() == 1
     weight = task.head[-1].weight
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad, torch.autograd.grad(expected, weight)[0], rtol=1e-3, atol=1e-6)
@@ -111,7 +112,7 @@ def test_before_the_first_clustering_samples_are_balanced(batch: Batch) -> None:
     z = torch.ones(24, 8) + 0.05 * torch.randn(24, 8, generator=torch.Generator().manual_seed(0))
     z = torch.nn.functional.normalize(z, dim=1)
     target, known = task.targets(batch.index, z)
-    assert known.all()
+    assert not known.any()
     assert torch.equal(target, sinkhorn(z @ task.centroids.T).argmax(1))
     assert len((z @ task.centroids.T).argmax(1).unique()) <= 2
     assert len(target.unique()) >= 6
@@ -120,23 +121,17 @@ def test_before_the_first_clustering_samples_are_balanced(batch: Batch) -> None:
     assert next(task.encoder.parameters()).grad.any()
 
 
-def test_a_sample_whose_slot_is_taken_is_ignored(batch: Batch) -> None:
+def test_a_sample_whose_slot_is_taken_is_balanced(batch: Batch) -> None:
+    """Known failure: without a target of its own, where there are k samples to a slot, one visit in k² would teach."""
     task = small(samples=4096)
     clustered(task, batch)
-    task.eval()
     taken = batch.index.clone()
     taken[:10] += 4096  # other samples of the same slots
     z = torch.nn.functional.normalize(torch.randn(24, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     target, known = task.targets(taken, z)
     assert known.tolist() == [False] * 10 + [True] * 14
     assert torch.equal(target[10:], task.cluster[batch.index[10:]])
-    half = Batch({k: v[10:] for k, v in batch.inputs.items()}, batch.index[10:], batch.seed, batch.step)
-    mixed = Batch(
-        {k: torch.cat([v[:10].flip(-1), v[10:]]) if k == "pixels" else v for k, v in batch.inputs.items()},
-        taken, batch.seed, batch.step,
-    )  # fmt: skip
-    assert task(mixed).loss.item() == pytest.approx(task(half).loss.item(), rel=1e-5)
-    task.train()
+    assert torch.equal(target[:10], sinkhorn(z @ task.centroids.T).argmax(1)[:10])
     task.store(taken, z)
     assert task.owner[taken % 4096].tolist() == taken.tolist()
     assert (task.cluster[taken[:10] % 4096] == -1).all()  # not the cluster of whoever had the slot before
@@ -151,6 +146,42 @@ def test_of_two_samples_for_one_slot_the_last_stays() -> None:
     assert task.owner.tolist() == [-1, 17, -1, 11, -1, -1, -1, -1]
     assert task.bank[[1, 3], 0].tolist() == [3.0, 4.0]
     assert int(task.written) == 2
+
+
+def test_what_is_measured_does_not_read_the_bank(batch: Batch) -> None:
+    """Known failure: a sample of other data, measured beside a run, had the cluster of the training sample of its number."""
+    task = small()
+    clustered(task, batch)
+    z = torch.nn.functional.normalize(torch.randn(24, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert task.targets(batch.index, z)[1].all()
+    target, known = task.eval().targets(batch.index, z)
+    assert not known.any()
+    assert torch.equal(target, sinkhorn(z @ task.centroids.T).argmax(1))
+
+
+def passed_on(task: DeepCluster, sizes: list[int], steps: int) -> list[int]:
+    """Steps after which there are other centroids, when the samples are parts of `sizes`, one a step, over and over."""
+    parts = torch.arange(sum(sizes)).split(sizes)
+    when = []
+    for step in range(steps):
+        before = task.centroids.clone()
+        index = parts[step % len(parts)]
+        z = torch.randn(len(index), 8, generator=torch.Generator().manual_seed(step))
+        task._seen.append((index, torch.nn.functional.normalize(z, dim=1)))
+        task.after_step(step / steps)
+        if not torch.equal(before, task.centroids):
+            when.append(step)
+    return when
+
+
+def test_it_clusters_when_the_bank_has_doubled_and_once_in_a_pass() -> None:
+    """Known failure: with the clusters of the first rows alone, a whole pass would be taught by a network at random."""
+    assert passed_on(small(clusters=10), [8] * 16, 52) == [1, 3, 7, 15, 31, 47]  # 16 rows, 32, 64, 128; then each 128
+
+
+def test_fewer_samples_than_clusters_are_refused() -> None:
+    with pytest.raises(UserError, match=r"pretext.clusters' is 30, and there are 24 training samples"):
+        passed_on(small(clusters=30), [8] * 3, 9)
 
 
 def test_it_clusters_once_in_a_pass(batch: Batch) -> None:

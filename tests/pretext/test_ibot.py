@@ -206,3 +206,10 @@ def test_a_head_of_its_own_with_batch_norm_bears_hardly_any_hidden_patches(count
     assert views.shape == (4, 24)
     assert patches.shape == (count, 24)
     assert not patches.any()
+    (views.sum() + patches.sum()).backward()  # ranks that share gradients wait for those of all weights
+    assert all(p.grad is not None for p in task.own.parameters()) or count == 0
+    hidden = torch.zeros(4, 4, dtype=torch.bool)
+    hidden[0, :count] = True
+    task.patch_loss(patches, patches.detach(), hidden)
+    task.patch_centre.update(0.9)
+    assert not task.patch_centre.value.any()

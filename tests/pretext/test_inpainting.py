@@ -9,6 +9,8 @@ import torch
 from selftaught.batch import Batch
 from selftaught.encoders import EncoderConfig, build
 from selftaught.errors import UserError
+from selftaught.modality.image import ImageModality
+from selftaught.pretext import find
 from selftaught.pretext.inpainting import Inpainting, around
 from selftaught.train.config import TrainConfig
 from selftaught.train.distributed import Ranks
@@ -198,3 +200,29 @@ def test_what_is_refused() -> None:
         make("inpainting", adversarial=1)
     with pytest.raises(UserError, match="overlap' is -1; it must be 0 or more"):
         make("inpainting", overlap=-1)
+    with pytest.raises(UserError, match=r"view.size' is 48; .* encoder's 16 px; .*use --size 48"):
+        make("inpainting", view={"size": 48})
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weight"), [("test_convnext", "head.norm"), ("mobilenetv3_small_050", "conv_head")]
+)
+@pytest.mark.parametrize("name", ["inpainting", "colorization"])
+def test_encoders_that_tokens_cannot_teach_are_refused(name: str, encoder: str, weight: str) -> None:
+    """What is behind the tokens would get no gradient."""
+    kind, said = find(name), rf"'{encoder}' has weights .* \(model.{weight}.*; use a resnet\* or vit_\* encoder"
+    built = build(EncoderConfig(encoder, 32, 3), 0)
+    with pytest.raises(UserError, match=said):
+        kind(built, ImageModality(32, 3, (0.3,) * 3, (0.37,) * 3), kind.Config())
+
+
+@pytest.mark.parametrize("encoder", ["resnet10_x0.25", "vit_micro", "efficientnet_lite0"])
+def test_all_weights_of_other_encoders_are_taught(batch: Batch, encoder: str) -> None:
+    """What DDP asks for; and looking leaves the encoder as it was."""
+    task = make("inpainting", encoder)
+    assert all(module.training for module in task.modules())
+    task(batch).loss.backward()
+    assert [n for n, p in task.named_parameters() if p.grad is None] == []
+    fresh = build(task.encoder.config, 0).state_dict()
+    kept = make("inpainting", encoder).encoder.state_dict()
+    assert all(torch.equal(kept[n], x) for n, x in fresh.items())

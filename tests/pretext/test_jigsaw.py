@@ -8,9 +8,11 @@ import torch
 
 from selftaught import rng
 from selftaught.batch import Batch
+from selftaught.encoders import EncoderConfig, build
 from selftaught.errors import UserError
+from selftaught.modality.image import ImageModality
 from selftaught.modality.image.tiles import cut, standardised
-from selftaught.pretext.jigsaw import far_apart
+from selftaught.pretext.jigsaw import Jigsaw, far_apart
 from tests.contracts.conftest import make
 
 
@@ -90,6 +92,26 @@ def test_tiles_never_overlap_and_their_gaps_vary() -> None:
         assert gap.max() == 22
         assert gap.float().mean().item() == pytest.approx(11, abs=0.2)  # the paper's mean gap
         assert (gap == 0).float().mean() < 0.02
+
+
+def test_channels_of_a_tile_lie_beside_one_another() -> None:
+    """The fringes of a lens would say where in the picture a tile was: channels are shifted by up to two pixels of 64."""
+    encoder, modality = build(EncoderConfig("resnet10_x0.25", 128, 3), 0), ImageModality(128, 3, (0.5,) * 3, (0.2,) * 3)
+    task = Jigsaw(encoder, modality, Jigsaw.Config(permutations=2))
+    assert task.tile == 64
+    side = task.view.size
+    number = (
+        torch.arange(side * side).view(1, 1, side, side).expand(20, 3, -1, -1).double()
+    )  # each pixel says where it lies
+    batch = Batch({}, torch.arange(20), 0, 0)
+    top, left, _ = task.cells(batch)
+    corner = task.shifted(batch, number, top, left)[..., 0, 0]
+    for at, wanted in ((corner.long() // side, top), (corner.long() % side, left)):
+        moved = at - wanted[..., None]
+        assert (moved.min(), moved.max()) == (-2, 2)
+        assert (moved[..., 0] != moved[..., 1]).float().mean() > 0.6
+        assert at.min() >= 0
+        assert at.max() <= side - 64
 
 
 def test_neither_brightness_nor_contrast_is_left(batch: Batch) -> None:

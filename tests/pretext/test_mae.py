@@ -1,12 +1,18 @@
 """MAE against the formula of its paper, written out in loops."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from selftaught.batch import Batch
+from selftaught.encoders import EncoderConfig, build
+from selftaught.errors import UserError
+from selftaught.modality.image import ImageModality
 from selftaught.modality.image.masks import random_masking
 from selftaught.modality.image.units import patchify, unpatchify
+from selftaught.pretext import find
 from selftaught.pretext.mae import MAE
 from tests.contracts.conftest import make
 
@@ -22,6 +28,45 @@ def naive_patches(x: np.ndarray, p: int) -> np.ndarray:
                 out[i, n] = [x[i, k, top + r, left + s] for r in range(p) for s in range(p) for k in range(c)]
                 n += 1
     return out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mask": 75.0}, "'pretext.mask' is 75.0; it must be a share between 0 and 1"),
+        ({"mask": 0.0}, "'pretext.mask' is 0.0"),
+        ({"decoder_depth": -1}, "'pretext.decoder_depth' is -1"),
+        ({"decoder_width": 0}, "'pretext.decoder_width' is 0"),
+        ({"decoder_width": 50}, "50 wide .* multiple of 4"),
+        ({"view": {"size": 32}}, "'pretext.view.size' is 32; .* 16 px; .* --size 32"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make("mae", **settings)
+
+
+@pytest.mark.parametrize("name", ["simmim", "ijepa", "igpt"])
+def test_views_of_another_size_are_refused_wherever_places_are_the_encoders(name: str) -> None:
+    """Known failure: I-JEPA trained on a quarter of each picture, without a word."""
+    with pytest.raises(UserError, match=r"'pretext.view.size' is 32"):
+        make(name, view={"size": 32})
+
+
+@pytest.mark.parametrize("name", ["mae", "simmim"])
+def test_a_patch_of_one_number_is_not_standardised(name: str) -> None:
+    """Known failure: NaN at the first step, blamed on the learning rate."""
+    encoder, modality = build(EncoderConfig("vit_micro", 8, 1)), ImageModality(8, 1, (0.3,), (0.37,))
+    assert encoder.patch == 1
+    kind = find(name)
+    with pytest.raises(UserError, match=r"one grey pixel .* pretext.normalise=false"):
+        kind(encoder, modality, kind.Config(normalise=True))
+    kind(encoder, modality, kind.Config(normalise=False))
+
+
+def test_a_picture_of_one_patch_hides_nothing() -> None:
+    with pytest.raises(UserError, match="one patch"):
+        random_masking(torch.rand(3, 1), 0.75)
 
 
 def test_patchify_is_reading_order() -> None:

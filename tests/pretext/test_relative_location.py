@@ -9,7 +9,7 @@ from selftaught.batch import Batch
 from selftaught.encoders import EncoderConfig, build
 from selftaught.errors import UserError
 from selftaught.modality.image import ImageModality
-from selftaught.modality.image.tiles import without_aberration
+from selftaught.modality.image.tiles import pixelated, without_aberration
 from selftaught.pretext.relative_location import RelativeLocation
 from tests.contracts.conftest import make
 
@@ -23,7 +23,7 @@ def coloured(colours: str) -> tuple[RelativeLocation, Batch]:
 
 
 def test_loss_is_the_published_one(batch: Batch) -> None:
-    task = make("relative_location", norm="layer").eval()
+    task = make("relative_location", norm="layer", pixelated=0.0).eval()
     step = task(batch)
     step.loss.backward()
     weight = task.head[-1].weight
@@ -61,6 +61,32 @@ def test_patches_lie_as_the_answer_says_and_apart() -> None:
     assert (torch.maximum(down.abs(), right.abs()) - 96).min() >= 34  # never side by side
     counts = torch.bincount(y, minlength=8)
     assert ((counts - 500).abs() < 85).all(), counts  # four standard deviations
+
+
+def test_a_third_of_the_patches_is_pixelated() -> None:
+    """How the pixels of an enlarged picture were made differs from place to place."""
+    encoder, modality = build(EncoderConfig("resnet10_x0.25", 32, 1), 0), ImageModality(32, 1, (0.5,), (0.2,))
+    one, none = (
+        RelativeLocation(encoder, modality, RelativeLocation.Config(pixelated=share, colours="keep"))
+        for share in (1 / 3, 0)
+    )
+    pixels = torch.randint(0, 256, (600, 1, 80, 80), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    batch = Batch(modality.inputs(pixels), torch.arange(600), 0, 1)
+    assert one.coarse(batch) < 16
+    (coarse, y), (fine, same) = one.drawn(batch), none.drawn(batch)
+    assert torch.equal(y, same)
+    differ = (coarse != fine).flatten(2).any(2)
+    assert differ.float().mean().item() == pytest.approx(1 / 3, abs=0.05)
+    assert (differ[:, 0] != differ[:, 1]).any()
+    sides = {one.coarse(Batch({}, torch.arange(1), 0, step)) for step in range(300)}
+    assert sides <= set(range(2, 17))
+    assert min(sides) <= 4
+    assert max(sides) == 16
+    tile = torch.randn(1, 1, 1, 16, 16)
+    found = pixelated(tile, 4, torch.tensor([[True]]))
+    small = tile[0, 0, 0].unflatten(0, (4, 4)).unflatten(2, (4, 4)).mean((1, 3))
+    large = torch.nn.functional.interpolate(small[None, None], size=(16, 16), mode="bilinear")
+    torch.testing.assert_close(found[0, 0], large[0])
 
 
 def test_dropped_channels_do_not_reach_the_encoder() -> None:

@@ -49,6 +49,9 @@ class Downstream(nn.Module, ABC):
         within = name.removeprefix("encoder.")
         return self.encoder.depth if within == name else self.encoder.layer_of(within)
 
+    def before_step(self, progress: float) -> None:  # as above
+        """Nothing: all that is trained is trained from the first step on."""
+
     def after_step(self, progress: float) -> None:  # the loop calls it for every task
         """Nothing to do after a step."""
 

@@ -231,7 +231,8 @@ class ViTEncoder(TimmEncoder):
             x = torch.where(hide[0][..., None], hide[1].to(x.dtype), x)
         if grid == own:
             return vit._pos_embed(x)
-        prefix = [t.expand(len(x), -1, -1) for t in (vit.cls_token, vit.reg_token) if t is not None]
+        tokens = (vit.cls_token, getattr(vit, "dist_token", None), vit.reg_token)
+        prefix = [t.expand(len(x), -1, -1) for t in tokens if t is not None]
         of_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
         position = resample_abs_pos_embed(vit.pos_embed, list(grid), list(own), num_prefix_tokens=of_prefix)
         if vit.no_embed_class:

@@ -18,6 +18,8 @@ from selftaught.data import Source
 from selftaught.errors import UserError
 from selftaught.evaluation.intervals import Interval, difference, rise
 from selftaught.evaluation.watch import Alarm
+from selftaught.ranks import summed
+from selftaught.train.distributed import Ranks
 
 LOG = "retention.jsonl"
 START = "retention.safetensors"
@@ -100,22 +102,31 @@ class Guard:
         loss = "" if now.general is None else f"general loss {row['general_loss']:.3f}  "
         return f"{loss}neighbours kept {row['neighbours_kept']:.2f}"
 
-    def _batches(self, samples: Samples, size: int, device: torch.device) -> list[Batch]:
-        parts = np.array_split(samples.rows, max(1, len(samples.rows) // size))
+    def _batches(self, samples: Samples, size: int, device: torch.device, ranks: Ranks) -> list[Batch]:
+        """The samples in groups of `size` or a few more; of each this rank's part, which is as large on every rank."""
+        groups = np.array_split(samples.rows, max(1, len(samples.rows) // size))
+        parts = [g[: len(g) // ranks.world * ranks.world].reshape(ranks.world, -1)[ranks.rank] for g in groups]
         return [
             Batch(samples.source.fetch(p), torch.from_numpy(p), self.seed, _STEP).to(device) for p in parts if len(p)
         ]
 
     def _losses(self, trainer: Any, samples: Samples) -> Float[Tensor, " groups"] | None:
-        """The pretext loss of each group; None for a task that reads labels, and for too few samples."""
-        if trainer.task.supervised or len(samples.rows) < 2 * _GROUP:
+        """The pretext loss of each group; None for a task that reads labels, and for too few samples.
+
+        On several ranks each has a part of the group, because a loss that compares samples gathers all ranks' rows: with the
+        whole group on each, a sample's copies would be among its negatives.
+        """
+        ranks = trainer.ranks
+        size = max(_GROUP, 2 * ranks.world)  # one sample of a rank would have nobody to be compared with
+        if trainer.task.supervised or len(samples.rows) < 2 * size:
             return None
-        batches = self._batches(samples, _GROUP, trainer.device)
-        return torch.stack([trainer.model(batch).loss.double().cpu() for batch in batches])
+        batches = self._batches(samples, size, trainer.device, ranks)
+        losses = torch.stack([trainer.model(batch).loss.double() for batch in batches])
+        return (summed(losses) / ranks.world).cpu()
 
     def _neighbours(self, trainer: Any) -> Int[Tensor, "n k"]:
         task = trainer.task
-        batches = self._batches(self.general, 256, trainer.device)
+        batches = self._batches(self.general, 256, trainer.device, Ranks())
         return nearest(torch.cat([task.encoder(task.modality.plain(b)).pooled.float().cpu() for b in batches]))
 
     def _by_loss(self, now: Look, row: dict[str, Any], before: list[dict[str, Any]]) -> Alarm | None:

@@ -112,11 +112,15 @@ class HealthMonitor:
         return row, None if projected is features else measure(projected.float(), step=step)
 
     def _held_out_loss(self, trainer: Any) -> float | None:
-        """The pretext loss on held-out samples, always the same views; it chooses the checkpoint to protect."""
+        """The pretext loss on held-out samples, always the same views; it chooses the checkpoint to protect.
+
+        All ranks take equally many, because losses gather rows over ranks; up to world - 1 samples are left out.
+        """
         ranks = trainer.ranks
-        if len(self.scored) < 2 * ranks.world or trainer.task.supervised:
+        each = len(self.scored) // ranks.world
+        if each < 2 or trainer.task.supervised:
             return None
-        part = np.array_split(self.scored, ranks.world)[ranks.rank]
+        part = self.scored[ranks.rank * each : (ranks.rank + 1) * each]
         return trainer.mean(trainer.model(self._batch(part, trainer.device)).loss.float().item())
 
     def _knn(self, trainer: Any) -> float | None:

@@ -7,6 +7,7 @@ positive dominates: its weight is sigmoid(negatives - positive), where softmax(p
 """
 
 from collections.abc import Iterator
+from math import log
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from selftaught.ranks import gather, place, summed
+from selftaught.ranks import gather, place
 
 _EPS = 1e-12
 _TIE = 1e-5  # difference of cosines below which rounding decides
@@ -170,9 +171,10 @@ def _softmax_gradient(
 
 
 def _mises_fisher(cosine: Tensor, sigma: float) -> Tensor:
-    """2 - exp(c / sigma) / mean of exp(c / sigma)."""
-    density = torch.exp((cosine - 1) / sigma)  # the largest cosine, 1, gives 1: sigma may be small
-    return 2 - density / (summed(density.mean()) / place()[1]).clamp_min(_EPS)
+    """2 - exp(c / sigma) / mean of exp(c / sigma), as a difference of logarithms: sigma may be small."""
+    everyone = gather(cosine)
+    mean = (everyone / sigma).logsumexp(0) - log(len(everyone))
+    return 2 - torch.exp(cosine / sigma - mean)
 
 
 def _contrast(

@@ -97,6 +97,10 @@ class Pretext(nn.Module, ABC):
         """What the task says where its question has one of a few answers: the report's table of confusions."""
         return None
 
+    def before_step(self, progress: float) -> None:  # most tasks have nothing to do here
+        """Called before each optimiser step, when all gradients are there, with the share of the run done: what is to stay as
+        it is drops its gradient."""
+
     def after_step(self, progress: float) -> None:  # most tasks have nothing to do here
         """Called after each optimiser step with the share of the run done: momentum encoders, queues, centres."""
 
@@ -110,6 +114,19 @@ class Pretext(nn.Module, ABC):
     def chance(self, batch_size: int) -> float | None:
         """The loss of a model that has learnt nothing, or None where no such figure exists."""
         return None
+
+
+def whole_view(modality: Modality, changes: dict[str, Any] | None, **published: Any) -> Any:
+    """The kind of data's light view as a paper has it and then changed, for tasks whose places are those of the encoder's
+    patches: UserError for a view of another size than the encoder's."""
+    view = customised(dataclasses.replace(modality.light_view(), **published), changes)
+    own = modality.light_view().size
+    if view.size not in (None, own):
+        raise UserError(
+            f"setting 'pretext.view.size' is {view.size}; this task fills places of the encoder's {own} px; leave it out, or "
+            f"use --size {view.size}"
+        )
+    return view
 
 
 def customised(default: Any, changes: dict[str, Any] | None) -> Any:

@@ -17,7 +17,7 @@ from selftaught.errors import UserError
 from selftaught.heads import ProjectionHead
 from selftaught.losses.cosine import mean_cosine
 from selftaught.modality.base import Modality
-from selftaught.pretext.views import TwoViews
+from selftaught.pretext.views import TwoViews, refuse_one
 
 
 class BYOL(TwoViews):
@@ -52,12 +52,14 @@ class BYOL(TwoViews):
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
         self.predictor = ProjectionHead(config.out, config.hidden or encoder.width, config.out, norm=config.norm)
-        self.target = EMA(self._online(), config.momentum)
+        self.target = EMA(self._online(), config.momentum, runs=True)
 
     def _online(self) -> nn.ModuleList:
         return nn.ModuleList([self.encoder, self.head])
 
     def forward(self, batch: Batch) -> Step:
+        if self.config.norm == "batch":
+            refuse_one(batch, "byol")
         views = self.drawn(batch)
         q1, q2 = (self.predictor(self.head(self.encoder(view).pooled)) for view in views)
         with torch.no_grad():

@@ -19,7 +19,8 @@ from selftaught.heads import PixelDecoder
 from selftaught.modality.base import Modality
 from selftaught.modality.image import ImageModality
 from selftaught.modality.image.lab import gamut, grey, lab_to_rgb, nearest, rgb_to_lab
-from selftaught.pretext.base import Pretext, customised
+from selftaught.pretext.base import Pretext, whole_view
+from selftaught.pretext.filling import refuse_head
 from selftaught.pretext.views import above_zero
 from selftaught.ranks import summed
 
@@ -41,7 +42,11 @@ def rebalancing(p: Float[Tensor, " q"], mixed: float) -> Float[Tensor, " q"]:
 
 
 class Colorization(Pretext):
-    """Encoder of the grey picture, a small decoder of its feature map, and cross-entropy over the bins of a and b."""
+    """Encoder of the grey picture, a small decoder of its feature map, and cross-entropy over the bins of a and b.
+
+    UserError for grey pictures, views of another size than the encoder's, more neighbours than bins, and encoders whose features
+    are read through weights of their own behind the feature map (ConvNeXt, MobileNetV3), which nothing here would train.
+    """
 
     @dataclass(frozen=True)
     class Config:
@@ -53,7 +58,7 @@ class Colorization(Pretext):
         uniform: share of the uniform distribution in the weights of bins (the paper's lambda, 0.5); 1 weighs all alike, and
             the many greyish pixels then win.
         temperature: of the annealed mean that makes one colour of a distribution (paper: 0.38); training does not use it.
-        view: changes to the light view (crop and flip).
+        view: changes to the light view (crop and flip), but not to its size.
         """
 
         scale: int = 4
@@ -83,8 +88,14 @@ class Colorization(Pretext):
                 f"pretext 'colorization' predicts colours, and the pictures have {modality.channels} channel"
                 f"{'s' * (modality.channels > 1)}; use pictures in RGB, or inpainting"
             )
-        self.view = customised(modality.light_view(), config.view)
+        refuse_head(encoder)
+        self.view = whole_view(modality, config.view)
         bins = gamut(config.bin)
+        if config.neighbours > len(bins):
+            raise UserError(
+                f"setting 'pretext.neighbours' is {config.neighbours}, and there are {len(bins)} bins of side {config.bin}; "
+                f"use {len(bins)} or less, or a smaller pretext.bin"
+            )
         self.side = max(modality.size // config.scale, encoder.grid[0])
         self.decoder = PixelDecoder(encoder.token_width, len(bins), encoder.grid, self.side)
         kernel = torch.exp(-torch.cdist(bins, bins).square() / (2 * config.sigma**2))

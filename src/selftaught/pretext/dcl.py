@@ -45,4 +45,4 @@ class DCL(TwoViews):
 
     def chance(self, batch_size: int) -> float:
         """The logarithm of the number of negatives, when all similarities are alike."""
-        return log(2 * batch_size - 2)
+        return log(max(1, 2 * batch_size - 2))

@@ -30,18 +30,19 @@ class DeepCluster(MultiCrop):
     """Encoder f, projection head g, z = g(f(view)); cross-entropy of cosines z·centroids / temperature with the cluster of the
     sample, which spherical k-means found among the stored projections of all samples.
 
-    A sample's projection (of its first global view) is stored in slot index % samples. Whoever comes last owns a slot. One
-    whose slot another sample owns has no target. One that is not clustered yet, as all are at first, goes to the centroid that
-    Sinkhorn's balanced codes give it among the batch: nearest centroids alone would send everything to a few.
+    A sample's projection (of its first global view) is stored in slot index % samples; whoever comes last owns a slot. A
+    sample that is not clustered, as all are at first, and those whose slot another owns, goes to the centroid that Sinkhorn's
+    balanced codes give it among the batch: nearest centroids alone would send everything to a few. So do held-out samples.
 
-    k-means runs as soon as the bank has as many rows as clusters, and then whenever as many rows were written as it holds:
-    once in a pass over the data.
+    k-means runs whenever half of the bank's rows belong to no cluster, from as many rows as clusters on, and whenever as many
+    were written as it holds: as the bank fills up each time that it has doubled, then once in a pass over the data.
     """
 
     @dataclass(frozen=True)
     class Config(MultiCrop.Config):
         """clusters: the paper's 3000 are for a million pictures; far fewer than there are samples.
-        samples: slots of the bank, at best as many as there are samples. temperature: of the softmax.
+        samples: slots of the bank; where there are more samples than that, those that find theirs taken are balanced.
+        temperature: of the softmax.
         iterations: of k-means. The paper has three sets of 3000 centroids from the projections of two crops in turns; this
         has one, of the first crop's.
         """
@@ -65,7 +66,7 @@ class DeepCluster(MultiCrop):
     paper = "Caron et al. 2020, arXiv:2006.09882"
     wants = frozenset({"variety"})
     small_machine: ClassVar[dict[str, dict[str, Any]]] = {
-        "image": {"clusters": 100, "samples": 16384, "local": 4, "global_scale": [0.3, 1.0], "local_scale": [0.1, 0.4]}
+        "image": {"clusters": 100, "local": 4, "global_scale": [0.3, 1.0], "local_scale": [0.1, 0.4]}
     }
     bank: Tensor
     owner: Tensor
@@ -88,22 +89,23 @@ class DeepCluster(MultiCrop):
         views = self.drawn(batch)
         z = normalize(self.head(self.encoded(views))).unflatten(0, (len(views), -1))
         with torch.autocast(z.device.type, enabled=False):
-            target, known = self.targets(batch.index, z[0].detach())
-            logits = (z[:, known] @ self.centroids.T / self.config.temperature).flatten(0, 1)
-            wanted = target[known].repeat(len(views))
+            target, clustered = self.targets(batch.index, z[0].detach())
+            logits = (z @ self.centroids.T / self.config.temperature).flatten(0, 1)
+            wanted = target.repeat(len(views))
             loss = token_cross_entropy(logits, wanted)
         if self.training:
             self._seen.append((batch.index, z[0].detach()))
             self._key = rng.fold(batch.seed, batch.step, _START)
-        return Step(loss, {"accuracy": token_accuracy(logits, wanted), "known": known.float().mean()})
+        return Step(loss, {"accuracy": token_accuracy(logits, wanted), "clustered": clustered.float().mean()})
 
     def targets(self, index: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The centroid [N] that each sample is sent to, and whether it has one, bool [N]."""
+        """The centroid [N] that each sample is sent to, and whether k-means found it, bool [N]."""
         slot = index % self.config.samples
         owner, cluster = self.owner[slot], self.cluster[slot]
         balanced = sinkhorn(z @ self.centroids.T).argmax(1)
-        clustered = (owner == index) & (cluster >= 0)
-        return torch.where(clustered, cluster, balanced), (owner == index) | (owner < 0)
+        # What is measured may be of another source, whose indices mean nothing here.
+        clustered = (owner == index) & (cluster >= 0) & self.training
+        return torch.where(clustered, cluster, balanced), clustered
 
     def after_step(self, progress: float) -> None:
         for index, z in self._seen:
@@ -111,8 +113,12 @@ class DeepCluster(MultiCrop):
         seen = bool(self._seen)
         self._seen.clear()
         filled = self.owner >= 0
-        n = int(filled.sum())
-        if seen and n >= self.config.clusters and int(self.written) >= n:
+        n, clustered, written = torch.stack([filled.sum(), (self.cluster >= 0).sum(), self.written]).tolist()
+        if seen and n < self.config.clusters and written >= 2 * n:
+            raise UserError(
+                f"setting 'pretext.clusters' is {self.config.clusters}, and there are {n} training samples; use far fewer"
+            )
+        if seen and n >= self.config.clusters and (2 * clustered <= n or written >= n):
             self.recluster(filled)
 
     def store(self, index: Tensor, z: Tensor) -> None:

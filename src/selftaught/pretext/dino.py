@@ -20,7 +20,7 @@ class DINO(Distillation):
 
     def forward(self, batch: Batch) -> Step:
         views = self.drawn(batch)
-        student = self.prototypes(self.head(self.encoded(views)), self.live).unflatten(0, (len(views), -1))
+        student = self.prototypes(self.head(self.encoded(views))).unflatten(0, (len(views), -1))
         with torch.no_grad():
             encoder, head, prototypes = self.teacher.module.children()
             teacher = prototypes(head(encoder(self.modality.join(views[:2])).pooled)).unflatten(0, (2, -1))

@@ -1,6 +1,6 @@
 """What DINO and iBOT have in common: a teacher that is an average of the student, and targets that are centred and sharpened."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
@@ -93,17 +93,14 @@ class Distillation(MultiCrop):
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
+        if self.views[1].blur:  # BYOL's second view is hardly blurred; the authors blur half of the small crops
+            self.local_view = replace(self.local_view, blur=(config.view or {}).get("blur", 0.5))
         self.prototypes = Prototypes(config.out, config.prototypes)
         initialise(self.head)
         self.teacher = taught_by(self.encoder, self.head, self.prototypes, momentum=config.momentum)
         self.centre = Centre(config.prototypes)
         self.progress: Tensor
         self.register_buffer("progress", torch.zeros(()))
-
-    @property
-    def live(self) -> Tensor:
-        """Whether the prototypes learn yet, bool 0-d."""
-        return self.progress >= self.config.freeze
 
     def targets(self, scores: Float[Tensor, "*n k"], centre: Centre) -> Float[Tensor, "*n k"]:
         """The teacher's probabilities: centred, so that none wins everywhere, and sharpened, so that not all are alike."""
@@ -121,6 +118,10 @@ class Distillation(MultiCrop):
         target = self.targets(teacher, self.centre)
         metrics = {"teacher_entropy": torch.special.entr(target).sum(-1).mean(), "prototypes_used": used(target)}
         return across_views(student / self.config.temperature, target), metrics
+
+    def before_step(self, progress: float) -> None:
+        if progress < self.config.freeze:
+            self.prototypes.freeze()
 
     def after_step(self, progress: float) -> None:
         self.centre.update(self.config.centre_momentum)
@@ -147,7 +148,7 @@ def initialise(head: nn.Module) -> None:
 
 def taught_by(*parts: nn.Module, momentum: float) -> EMA:
     """A teacher of copies of the student's parts, which drops nothing at random."""
-    teacher = EMA(nn.ModuleList(parts), momentum)
+    teacher = EMA(nn.ModuleList(parts), momentum, runs=True)
     for part in teacher.modules():
         if isinstance(part, DropPath):
             part.drop_prob = 0.0

@@ -1,4 +1,5 @@
-"""What predicts hidden patches from the tokens of visible ones: the decoder of MAE, the predictor of I-JEPA."""
+"""What the tasks that fill in have in common: what predicts hidden patches from the tokens of visible ones (the decoder of MAE,
+the predictor of I-JEPA), and which encoders a loss of tokens alone can teach."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,6 +9,23 @@ from torch import Tensor, nn
 
 from selftaught.encoders import Encoder
 from selftaught.encoders.init import init_transformer
+from selftaught.errors import UserError
+
+
+def refuse_head(encoder: Encoder) -> None:
+    """Raise UserError for an encoder with weights that its tokens do not come from, such as the norm of ConvNeXt's head, through
+    which `pooled` is read: a loss of tokens leaves them as they began, and on several ranks DDP waits for their gradient."""
+    config, training = encoder.config, encoder.training
+    named = dict(encoder.named_parameters())
+    with torch.enable_grad():
+        tokens = encoder.eval()(torch.zeros(1, config.channels, config.size, config.size)).tokens
+        found = torch.autograd.grad(tokens.sum(), list(named.values()), allow_unused=True)
+    encoder.train(training)
+    if left := [name for name, gradient in zip(named, found) if gradient is None]:
+        raise UserError(
+            f"encoder '{config.name}' has weights that its tokens do not come from ({left[0]}), and this task teaches by tokens "
+            "alone; use a resnet* or vit_* encoder, such as resnet10_x0.5 or vit_micro"
+        )
 
 
 class Filling(nn.Module):
@@ -19,6 +37,8 @@ class Filling(nn.Module):
 
     def __init__(self, encoder: Encoder, width: int, depth: int, out: int) -> None:
         super().__init__()
+        if width % 4:
+            raise UserError(f"a decoder or predictor {width} wide has no sine-cosine positions; use a multiple of 4")
         heads = next(h for h in range(max(1, width // 64), 0, -1) if width % h == 0)
         self.embed = nn.Linear(encoder.token_width, width)
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02)

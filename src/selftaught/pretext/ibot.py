@@ -130,21 +130,33 @@ class IBOT(Distillation):
     def scores(self, heads: list[nn.Module], pooled: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [m, K] of pooled features and [n, K] of tokens; a head that both share takes them as one batch."""
         head, prototypes, *own = heads
-        if own and self.training and len(tokens) == 1:  # BatchNorm refuses one; alike for both sides it teaches nothing
-            return prototypes(head(pooled), self.live), tokens.new_zeros(1, self.config.prototypes)
+        if own and self._alone(tokens):  # alike for both sides it teaches nothing
+            idle = (
+                sum(p.sum() for part in own for p in part.parameters()) * 0
+            )  # ranks that share a gradient wait for all of it
+            return prototypes(head(pooled)), tokens.new_zeros(1, self.config.prototypes) + idle
         if own:
-            return prototypes(head(pooled), self.live), own[1](own[0](tokens), self.live)
-        views, patches = prototypes(head(torch.cat([pooled, tokens])), self.live).split([len(pooled), len(tokens)])
+            return prototypes(head(pooled)), own[1](own[0](tokens))
+        views, patches = prototypes(head(torch.cat([pooled, tokens]))).split([len(pooled), len(tokens)])
         return views, patches
+
+    def _alone(self, tokens: Tensor) -> bool:
+        """Whether it is the one token that the BatchNorm of a head of their own refuses."""
+        return bool(self.own) and self.training and len(tokens) == 1
 
     def patch_loss(self, scores: Tensor, wanted: Tensor, hidden: Tensor) -> Tensor:
         """Of the student's and the teacher's scores [n, K] of hidden patches: the mean over global views of the mean over a
         view's hidden patches, 0 where it has none."""
-        if self.training:
+        if self.training and not self._alone(wanted):
             self.patch_centre.saw(wanted)
         each = soft_cross_entropy(scores / self.config.temperature, self.targets(wanted, self.patch_centre))
         count = hidden.sum(1)
         return (each / count.repeat_interleave(count)).sum() / len(hidden)
+
+    def before_step(self, progress: float) -> None:
+        super().before_step(progress)
+        if self.own and progress < self.config.freeze:
+            self.own[1].freeze()  # type: ignore[operator]
 
     def after_step(self, progress: float) -> None:
         super().after_step(progress)

@@ -15,7 +15,7 @@ from selftaught.batch import Batch, Seen, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.encoders.pixels import PixelEncoder
 from selftaught.modality.base import Modality
-from selftaught.pretext.base import Pretext, customised
+from selftaught.pretext.base import Pretext, whole_view
 
 _CONTINUED = 94  # stream of randomness
 
@@ -41,7 +41,7 @@ class IGPT(Pretext):
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
         self.encoder: PixelEncoder
-        self.view = customised(modality.light_view(), config.view)
+        self.view = whole_view(modality, config.view)
         self.head = nn.Linear(encoder.width, self.encoder.colours, bias=False)
         nn.init.normal_(self.head.weight, std=0.02)
 

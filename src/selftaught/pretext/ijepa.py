@@ -19,7 +19,7 @@ from selftaught.errors import UserError
 from selftaught.modality.base import Modality
 from selftaught.modality.image.masks import block_side, multi_block
 from selftaught.modality.image.units import patchify, unpatchify
-from selftaught.pretext.base import Pretext, customised
+from selftaught.pretext.base import Pretext, whole_view
 from selftaught.pretext.filling import Filling
 
 _PLACES, _SIDES, _ORDER, _LIKE = 92, 93, 94, 95  # streams of randomness
@@ -38,7 +38,7 @@ class IJEPA(Pretext):
         momentum: of the target encoder at first; it rises linearly to 1 over the run.
         predictor_width, predictor_depth: the paper's 384 and 6 belong to a ViT-B, 768 wide and 12 deep; None is half the
             encoder's, at most 384 and 12.
-        view: changes to the light view (random resized crop and flip).
+        view: changes to the light view, a random resized crop of three tenths and more, as in the authors' settings.
         """
 
         targets: int = 4
@@ -72,7 +72,7 @@ class IJEPA(Pretext):
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
-        self.view = customised(modality.light_view(), config.view)
+        self.view = whole_view(modality, config.view, crop_scale=(0.3, 1.0), flip=0.0)
         patches = encoder.grid[0] * encoder.grid[1]
         if patches <= config.targets:
             raise UserError(
@@ -81,7 +81,7 @@ class IJEPA(Pretext):
         width = config.predictor_width or max(4, min(encoder.token_width // 2, 384) // 4 * 4)
         depth = config.predictor_depth or max(1, min((encoder.depth - 1) // 2, 12))
         self.predictor = Filling(encoder, width, depth, encoder.token_width)
-        self.target = EMA(encoder, config.momentum)
+        self.target = EMA(encoder, config.momentum, runs=True)
 
     def sides(self, batch: Batch) -> tuple[tuple[int, int], tuple[int, int]]:
         """Height and width of context and target blocks: the same for all pictures of a step, as in the authors' code.
@@ -132,8 +132,8 @@ class IJEPA(Pretext):
             seen.repeat_interleave(blocks, 0), keep.repeat_interleave(blocks, 0), at.flatten(0, 1)
         )
         target = self.wanted(x)
+        spread = target.std(0, correction=0).mean()  # at the same place; 0: the targets are the same in all pictures
         target = target.gather(1, at.flatten(1)[..., None].expand(-1, -1, target.shape[2])).view_as(predicted)
-        spread = target.detach().std(0).mean()  # 0: the targets are the same in all pictures
         return Step(F.smooth_l1_loss(predicted.float(), target), {"target_std": spread})
 
     def after_step(self, progress: float) -> None:

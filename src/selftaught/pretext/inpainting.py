@@ -17,7 +17,8 @@ from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.heads import Discriminator, PixelDecoder
 from selftaught.modality.base import Modality
-from selftaught.pretext.base import Pretext, customised
+from selftaught.pretext.base import Pretext, whole_view
+from selftaught.pretext.filling import refuse_head
 from selftaught.pretext.views import zero_or_more
 
 _DRAWS = 98  # stream
@@ -32,17 +33,23 @@ def around(hidden: Bool[Tensor, "b 1 s s"], reach: int) -> Bool[Tensor, "b 1 s s
 
 
 class Inpainting(Pretext):
-    """The encoder on the picture with a hole, a decoder of its feature map to pixels, and their squared error in the hole."""
+    """The encoder on the picture with a hole, a decoder of its feature map to pixels, and their squared error in the hole.
+
+    UserError for views of another size than the encoder's, and for encoders whose features are read through weights of their own
+    behind the feature map (ConvNeXt, MobileNetV3), which nothing here would train.
+    """
 
     @dataclass(frozen=True)
     class Config:
-        """region: what is hidden: "random", five square blocks that cover up to a quarter of the picture, by which the paper
-            learns features; or "centre", the middle half of each side, by which it fills in pictures.
+        """region: what is hidden: "random", five square blocks that cover up to a quarter of the picture; or "centre", the middle
+            half of each side, by which the paper fills in pictures. It learns features by random regions of any shape (its
+            code, train_random.lua: where noise of low resolution is below a threshold, 20 to 30 % of the picture): blocks are
+            our deviation.
         overlap: width in pixels of a rim of seen pixels around the hole that are predicted too, with ten times the weight
             (the paper's is 7 of 227 for the centre); 0: hidden pixels alone.
         adversarial: weight of the adversarial loss, the squared error having 1 less it. The paper's is 0.001 where pictures
             are filled in, and 0 where features are learnt.
-        view: changes to the light view (crop and flip).
+        view: changes to the light view (crop and flip), but not to its size.
         """
 
         region: Literal["centre", "random"] = "random"
@@ -63,7 +70,8 @@ class Inpainting(Pretext):
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
-        self.view = customised(modality.light_view(), config.view)
+        refuse_head(encoder)
+        self.view = whole_view(modality, config.view)
         channels = encoder.config.channels
         self.decoder = PixelDecoder(encoder.token_width, channels, encoder.grid, modality.size)
         self.discriminator = Discriminator(channels, modality.size) if config.adversarial else None

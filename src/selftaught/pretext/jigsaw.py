@@ -17,10 +17,12 @@ from selftaught.errors import UserError
 from selftaught.modality.base import Modality
 from selftaught.modality.image.tiles import cut, standardised
 from selftaught.pretext.tiles import Tiles
+from selftaught.pretext.views import zero_or_more
 
 _PLACES = 9
 _POOL, _MOST = 20_000, 2000  # permutations to choose from; the most that are chosen, which takes two seconds
-_SEED, _DRAWS = 95, 95  # of the pool, the same in every run; stream of a batch's draws
+_SEED = 95  # of the pool, the same in every run
+_DRAWS, _FRINGES = 95, 99  # streams of a batch's draws
 
 
 def far_apart(count: int, places: int = _PLACES) -> Int[Tensor, "count places"]:
@@ -51,17 +53,20 @@ class Jigsaw(Tiles):
     @dataclass(frozen=True)
     class Config(Tiles.Config):
         """permutations: how many are told apart (paper: 1000). cell: side of a cell beside a tile's; the paper's is 75 to 64.
-        greyscale: share of pictures in grey, against the colour fringes of lenses (section 4.2).
+        greyscale: share of pictures in grey, and fringe: the largest shift of a colour channel of a tile each way, of its side,
+            both against the colour fringes of lenses (section 4.2; 2 of 64 pixels).
         """
 
         permutations: int = 1000
         cell: float = 75 / 64
         greyscale: float = 0.3
+        fringe: float = 2 / 64
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if not 2 <= self.permutations <= _MOST:
                 raise UserError(f"setting 'pretext.permutations' is {self.permutations}; it must be 2 to {_MOST}")
+            zero_or_more(self, "fringe")
             if not self.cell >= 1:
                 raise UserError(f"setting 'pretext.cell' is {self.cell}; it must be 1 or more")
 
@@ -93,7 +98,18 @@ class Jigsaw(Tiles):
         x = self.modality.view(batch, self.view, stream=1)
         top, left, y = self.cells(batch)
         order = self.permutations[y]
-        return standardised(cut(x, top.gather(1, order), left.gather(1, order), self.tile)), y
+        return standardised(self.shifted(batch, x, top.gather(1, order), left.gather(1, order))), y
+
+    def shifted(self, batch: Batch, x: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        """Tiles, each channel of which lies a little beside the others."""
+        most, channels = round(self.tile * self.config.fringe), x.shape[1]
+        if not most or channels == 1:
+            return cut(x, top, left, self.tile)
+        u = batch.uniform(_FRINGES, 2 * _PLACES * channels).view(len(x), channels, 2, _PLACES)
+        place = torch.stack([top, left], 1)[:, None] + (u * (2 * most + 1)).long() - most
+        place = place.clamp(0, x.shape[-1] - self.tile)
+        each = [cut(x[:, c : c + 1], place[:, c, 0], place[:, c, 1], self.tile) for c in range(channels)]
+        return torch.cat(each, 2)
 
     def answers(self, batch: Batch) -> Answers:
         """Of each tile its cell, and the cell it has in the permutation that was said."""

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from selftaught.batch import Batch, Seen, Share, Shown, Step
 from selftaught.encoders import Encoder
+from selftaught.errors import UserError
 from selftaught.modality.base import Modality
 from selftaught.modality.image.masks import random_masking
-from selftaught.modality.image.units import patchify, standardised, unpatchify
-from selftaught.pretext.base import Pretext, customised
+from selftaught.modality.image.units import patchify, standardisable, standardised, unpatchify
+from selftaught.pretext.base import Pretext, whole_view
 from selftaught.pretext.filling import Filling
+from selftaught.pretext.views import above_zero
 
 
 class MAE(Pretext):
@@ -36,6 +38,11 @@ class MAE(Pretext):
         decoder_depth: int | None = None
         view: dict[str, Any] | None = None
 
+        def __post_init__(self) -> None:
+            if not 0 < self.mask < 1:
+                raise UserError(f"setting 'pretext.mask' is {self.mask}; it must be a share between 0 and 1")
+            above_zero(self, "decoder_width", "decoder_depth")
+
     family = "masked"
     paper = "He et al. 2022, arXiv:2111.06377"
     needs = frozenset({"keep"})
@@ -43,7 +50,9 @@ class MAE(Pretext):
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
-        self.view = customised(modality.light_view(), config.view)
+        self.view = whole_view(modality, config.view)
+        if config.normalise:
+            standardisable(encoder.patch, encoder.config.channels)
         width = config.decoder_width or min(encoder.token_width, 512)
         depth = config.decoder_depth or max(1, (encoder.depth - 1) // 3)
         self.decoder = Filling(encoder, width, depth, encoder.patch**2 * encoder.config.channels)

@@ -25,7 +25,7 @@ from selftaught.heads import Norm, ProjectionHead
 from selftaught.losses.contrastive import info_nce, normalize
 from selftaught.memory import Queue
 from selftaught.modality.base import Modality
-from selftaught.pretext.views import TwoViews, above_zero
+from selftaught.pretext.views import TwoViews, above_zero, refuse_one
 
 _VERSIONS: dict[int, dict[str, Any]] = {
     2: {"hidden": 2048, "out": 128, "layers": 2, "norm": "none", "momentum": 0.999},
@@ -95,7 +95,7 @@ class MoCo(TwoViews):
             self.predictor = ProjectionHead(config.out, hidden, config.out, norm=config.norm, last_norm=normed)
         else:
             self.queue = Queue(config.queue, config.out)
-        self.key_encoder, self.key_head = EMA(encoder, config.momentum), EMA(self.head, config.momentum)
+        self.key_encoder, self.key_head = (EMA(part, config.momentum, runs=True) for part in (encoder, self.head))
         self.seen: list[Tensor] = []
 
     def forward(self, batch: Batch) -> Step:
@@ -112,6 +112,7 @@ class MoCo(TwoViews):
 
     def symmetric(self, batch: Batch) -> Step:
         """Version 3: each view's query among the other view's keys, of all ranks (algorithm 1, with its factor 2 tau)."""
+        refuse_one(batch, "moco", lacks="negatives")
         views, tau = self.drawn(batch), self.config.temperature
         q1, q2 = (self.predictor(self.head(self.encoder(view).pooled)) for view in views)
         k1, k2 = (self.keys(view) for view in views)

@@ -18,7 +18,7 @@ from selftaught.heads import ProjectionHead
 from selftaught.losses.contrastive import info_nce, normalize
 from selftaught.memory import Queue
 from selftaught.modality.base import Modality
-from selftaught.pretext.views import TwoViews, above_zero
+from selftaught.pretext.views import TwoViews, above_zero, refuse_one
 
 
 class NNCLR(TwoViews):
@@ -57,6 +57,7 @@ class NNCLR(TwoViews):
 
     def forward(self, batch: Batch) -> Step:
         """Algorithm 1: each view's neighbour picks the prediction of the other view among those of all ranks."""
+        refuse_one(batch, "nnclr", lacks="negatives")
         z1, z2 = self.projected(batch)
         p1, p2 = self.predictor(torch.cat([z1, z2])).chunk(2)
         one = info_nce(self.neighbours(z1), p2, self.config.temperature)

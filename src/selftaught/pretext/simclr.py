@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from selftaught.batch import Batch, Step
 from selftaught.losses.contrastive import nt_xent
-from selftaught.pretext.views import TwoViews, above_zero
+from selftaught.pretext.views import TwoViews, above_zero, refuse_one
 
 
 class SimCLR(TwoViews):
@@ -37,6 +37,7 @@ class SimCLR(TwoViews):
     }
 
     def forward(self, batch: Batch) -> Step:
+        refuse_one(batch, "simclr", lacks="negatives")
         z1, z2 = self.projected(batch)
         loss, accuracy = nt_xent(z1, z2, self.config.temperature)
         return Step(loss, {"accuracy": accuracy})

@@ -15,6 +15,7 @@ from selftaught.errors import UserError
 from selftaught.losses.contrastive import info_nce
 from selftaught.modality.text import TextModality
 from selftaught.pretext.base import Pretext
+from selftaught.pretext.views import refuse_one
 
 
 class SimCSE(Pretext):
@@ -49,6 +50,7 @@ class SimCSE(Pretext):
         self.head = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.Tanh())
 
     def forward(self, batch: Batch) -> Step:
+        refuse_one(batch, "simcse", lacks="negatives")
         x = self.modality.plain(batch)
         h = self.encoder(self.modality.join([x, x]))  # one pass: each row draws a dropout mask of its own
         z1, z2 = self.head(h.pooled if self.config.pooling == "mean" else h.tokens[:, 0]).chunk(2)

@@ -15,8 +15,8 @@ from selftaught.encoders.init import init_transformer
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
 from selftaught.modality.image.masks import cell_masking, cell_side
-from selftaught.modality.image.units import patchify, standardised, unpatchify
-from selftaught.pretext.base import Pretext, customised
+from selftaught.modality.image.units import patchify, standardisable, standardised, unpatchify
+from selftaught.pretext.base import Pretext, whole_view
 
 _MASK = 91  # stream of randomness
 
@@ -31,7 +31,7 @@ class SimMIM(Pretext):
         block: side of the hidden squares in patches. None: about a sixth to a seventh of the picture's, as the paper's 32 px
             are of 192 and 224 px.
         normalise: predict pixels standardised within each patch (paper: no, those of the normalised picture).
-        view: changes to the light view (random resized crop and flip).
+        view: changes to the light view (random resized crop and flip); the authors' crops show two thirds and more.
         """
 
         mask: float = 0.6
@@ -53,7 +53,9 @@ class SimMIM(Pretext):
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
-        self.view = customised(modality.light_view(), config.view)
+        self.view = whole_view(modality, config.view, crop_scale=(0.67, 1.0))
+        if config.normalise:
+            standardisable(encoder.patch, encoder.config.channels)
         self.side = cell_side(encoder.grid, config.block)
         self.mask_token = nn.Parameter(torch.randn(encoder.token_width) * 0.02)
         self.predict = nn.Linear(encoder.token_width, encoder.patch**2 * encoder.config.channels)

@@ -11,7 +11,7 @@ from selftaught.encoders import Encoder
 from selftaught.heads import ProjectionHead
 from selftaught.losses.cosine import mean_cosine
 from selftaught.modality.base import Modality
-from selftaught.pretext.views import TwoViews, above_zero
+from selftaught.pretext.views import TwoViews, above_zero, refuse_one
 
 
 class SimSiam(TwoViews):
@@ -50,6 +50,8 @@ class SimSiam(TwoViews):
         self.predictor = ProjectionHead(config.out, config.bottleneck, config.out, norm=config.norm)
 
     def forward(self, batch: Batch) -> Step:
+        if self.config.norm == "batch":
+            refuse_one(batch, "simsiam")
         z1, z2 = self.projected_apart(batch)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         loss = -(mean_cosine(p1, z2.detach()) + mean_cosine(p2, z1.detach())) / 2

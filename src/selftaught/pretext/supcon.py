@@ -16,7 +16,7 @@ from selftaught.batch import Batch, Step
 from selftaught.errors import UserError
 from selftaught.heads import Norm
 from selftaught.losses.contrastive import sup_con
-from selftaught.pretext.views import TwoViews, above_zero
+from selftaught.pretext.views import TwoViews, above_zero, refuse_one
 
 _USED = 83  # stream of randomness that says whose label is used
 
@@ -61,6 +61,7 @@ class SupCon(TwoViews):
         return torch.where(draw < self.config.labels, batch.labels, none)
 
     def forward(self, batch: Batch) -> Step:
+        refuse_one(batch, "supcon", lacks="negatives")
         z1, z2 = self.projected(batch)
         labels = self.used(batch)
         loss, accuracy = sup_con(z1, z2, labels, self.config.temperature)

@@ -81,7 +81,7 @@ class SwAV(MultiCrop):
     def forward(self, batch: Batch) -> Step:
         views = self.drawn(batch)
         z = self.head(self.encoded(views)).unflatten(0, (len(views), -1))
-        scores = self.prototypes(z, self.progress >= self.config.freeze)
+        scores = self.prototypes(z)
         if self.training and self.queues:
             self._seen.append(normalize(z[:2].detach()))
         codes = torch.stack([self.codes(view, s) for view, s in enumerate(scores[:2])])
@@ -101,6 +101,10 @@ class SwAV(MultiCrop):
             scores = torch.cat([scores, self.prototypes(rows)])
         found = sinkhorn(scores, self.config.epsilon, self.config.iterations, counted)
         return found if counted is None else found[: len(counted) - len(rows)]
+
+    def before_step(self, progress: float) -> None:
+        if progress < self.config.freeze:
+            self.prototypes.freeze()
 
     def after_step(self, progress: float) -> None:
         self.prototypes.to_unit_length()

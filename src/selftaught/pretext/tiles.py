@@ -15,7 +15,7 @@ from selftaught.heads import Norm, ProjectionHead
 from selftaught.modality.base import Modality
 from selftaught.modality.image.tiles import tile_side
 from selftaught.pretext.base import Pretext, customised
-from selftaught.pretext.views import above_zero
+from selftaught.pretext.views import above_zero, refuse_one
 
 
 class Tiles(Pretext):
@@ -72,6 +72,8 @@ class Tiles(Pretext):
 
     def forward(self, batch: Batch) -> Step:
         """Loss: mean cross-entropy over the pictures."""
+        if self.training and self.config.norm == "batch":
+            refuse_one(batch, type(self).__module__.rpartition(".")[2])
         tiles, y = self.drawn(batch)
         logits = self.logits(tiles)
         accuracy = (logits.argmax(1) == y).float().mean()

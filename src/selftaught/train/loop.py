@@ -37,6 +37,8 @@ class Task(Protocol):
 
     def __call__(self, batch: Batch) -> Step: ...
 
+    def before_step(self, progress: float) -> None: ...
+
     def after_step(self, progress: float) -> None: ...
 
 
@@ -121,6 +123,7 @@ class Trainer:
             (loss / config.accumulate).backward()
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 totals[name] = totals.get(name, 0) + value.float() / config.accumulate
+        self.task.before_step(self.step / config.steps)
         parameters = [p for p in self.task.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([cast(Tensor, p.grad) for p in parameters])
         if config.optim.clip_norm is not None:
@@ -280,7 +283,9 @@ def out_of_memory(error: Exception, config: TrainConfig, task: Any, saved: int |
         return None
     remedy = f"--batch {max(1, config.batch // 2)}"
     if task.splits_batch:
-        remedy += f" or --set train.accumulate={config.accumulate * 2} (the same gradient in half the memory)"
+        normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in task.modules())
+        what = "BatchNorm then sees half as many samples" if normed else "the same gradient in half the memory"
+        remedy += f" or --set train.accumulate={config.accumulate * 2} ({what})"
     else:
         remedy += " (smaller micro-batches would change this task's loss)"
     kept = "Nothing was saved yet" if saved is None else f"The checkpoint of step {saved} is whole"

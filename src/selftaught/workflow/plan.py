@@ -26,7 +26,7 @@ from selftaught.pretext import Pretext, find
 from selftaught.recipe import Recipe
 from selftaught.settings import from_json, merged, sections, to_json
 from selftaught.train.config import TrainConfig
-from selftaught.train.distributed import Ranks
+from selftaught.train.distributed import Ranks, agree
 from selftaught.train.loop import NotFinite, Trainer, out_of_memory
 from selftaught.train.optim import OptimConfig
 from selftaught.train.order import Order
@@ -309,6 +309,8 @@ def measure(recipe: Recipe, modality: Modality, training: Training, ranks: Ranks
     loop = dataclasses.replace(recipe.train, steps=1000)
     source, train = training.source, training.train
     trainer = Trainer(build_task(recipe, modality), loop, ranks)
+    if trainer.device.type == "cuda":  # not before: torch refuses while nothing is on the device
+        torch.cuda.reset_peak_memory_stats(trainer.device)
     order = Order(len(train), loop.batch, loop.seed, ranks.rank, ranks.world)
     fetch = fetcher(source, train, loop.seed, labels=trainer.task.supervised)
     times: list[float] = []
@@ -322,11 +324,12 @@ def measure(recipe: Recipe, modality: Modality, training: Training, ranks: Ranks
         except (RuntimeError, MemoryError) as error:
             raise out_of_memory(error, loop, trainer.task) or error from error
         times.append(time.monotonic() - start)
-        if len(times) >= 4 and time.monotonic() - begun > 6:
+        # Clocks differ between ranks, and one that leaves alone would keep the others waiting for its gradients.
+        if agree(len(times) >= 4 and time.monotonic() - begun > 6, trainer.device):
             break
     seconds = statistics.median(times[2:] or times)
     if trainer.device.type == "cuda":
-        memory = float(torch.cuda.max_memory_allocated())
+        memory = float(torch.cuda.max_memory_allocated(trainer.device))
     else:
         unit = 1 if sys.platform == "darwin" else 1024
         memory = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit

@@ -72,7 +72,7 @@ def gamut(grid: int) -> Float[Tensor, "q 2"]:
 def nearest(
     ab: Float[Tensor, "b 2 h w"], bins: Float[Tensor, "q 2"], count: int, sigma: float
 ) -> tuple[Int[Tensor, "b k h w"], Float[Tensor, "b k h w"]]:
-    """The `count` bins nearest to each colour, the nearest first, and their weights by a Gaussian, which sum to 1."""
+    """The `count` bins (q at most) nearest to each colour, the nearest first, and their weights by a Gaussian, which sum to 1."""
     distance, index = torch.cdist(ab.permute(0, 2, 3, 1).flatten(0, 2), bins).topk(count, largest=False)
     weight = torch.softmax(-distance.square() / (2 * sigma**2), 1)
     shape = (len(ab), *ab.shape[2:], count)

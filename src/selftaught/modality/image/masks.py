@@ -16,19 +16,24 @@ _ASPECT = 0.3  # least ratio of a block's sides, either way
 def random_masking(noise: Float[Tensor, "b n"], mask: float) -> tuple[Int[Tensor, "b k"], Int[Tensor, "b m"]]:
     """Indices of kept and of hidden patches: the `mask` share with the largest noise is hidden (MAE, appendix A.1).
 
-    At least one patch is kept and one hidden.
+    At least one patch is kept and one hidden. UserError for one patch.
     """
     n = noise.shape[1]
+    _refuse_one(n)
     kept = min(max(1, round(n * (1 - mask))), n - 1)
     order = noise.argsort(dim=1)
     return order[:, :kept], order[:, kept:]
 
 
+def _refuse_one(patches: int) -> None:
+    if patches < 2:
+        raise UserError("a picture of one patch has none to hide; use a larger --size or smaller patches")
+
+
 def cell_side(grid: tuple[int, int], block: int | None = None) -> int:
     """Side in patches of the squares that `cell_masking` hides: `block`, or of those that tile the grid the nearest to a
     share of 1/6.5 (SimMIM's 32 px are 1/6 of 192 px and 1/7 of 224). UserError for a block that does not tile the grid."""
-    if grid[0] * grid[1] < 2:
-        raise UserError("a picture of one patch has none to hide; use a larger --size or smaller patches")
+    _refuse_one(grid[0] * grid[1])
     fitting = [s for s in range(1, max(2, min(grid))) if grid[0] % s == grid[1] % s == 0]
     if block is None:
         return min(fitting, key=lambda s: abs(s - min(grid) / 6.5))

@@ -1,8 +1,9 @@
 """Tiles of pictures: small squares cut out at places that differ from picture to picture."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from selftaught.errors import UserError
 
@@ -27,6 +28,13 @@ def cut(
     at = (top[..., None] + steps)[..., :, None] * w + (left[..., None] + steps)[..., None, :]
     found = x.flatten(2).gather(2, at.flatten(1)[:, None].expand(-1, c, -1))
     return found.view(b, c, -1, side, side).transpose(1, 2)
+
+
+def pixelated(tiles: Float[Tensor, "b n c s s"], side: int, which: Bool[Tensor, "b n"]) -> Float[Tensor, "b n c s s"]:
+    """Tiles of which some are made smaller, side x side pixels, and as large as they were again."""
+    small = functional.interpolate(tiles.flatten(0, 1), size=(side, side), mode="area")
+    coarse = functional.interpolate(small, size=tiles.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(which[..., None, None, None], coarse.view_as(tiles), tiles)
 
 
 def standardised(tiles: Float[Tensor, "*n s s"]) -> Float[Tensor, "*n s s"]:

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selftaught.errors import UserError
+
 
 def patchify(x: Float[Tensor, "b c h w"], patch: int) -> Float[Tensor, "b n p"]:
     """Non-overlapping patches in reading order, each flattened as (row, column, channel); p = patch² · c."""
@@ -18,6 +20,14 @@ def unpatchify(x: Float[Tensor, "b n p"], patch: int, grid: tuple[int, int]) -> 
     rows, columns = grid
     x = x.reshape(b, rows, columns, patch, patch, p // patch**2)
     return x.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, rows * patch, columns * patch)
+
+
+def standardisable(patch: int, channels: int) -> None:
+    """UserError where a patch is one number, which has no variance."""
+    if patch**2 * channels < 2:
+        raise UserError(
+            "a patch of one grey pixel cannot be standardised; use --set pretext.normalise=false, or a larger --size"
+        )
 
 
 def standardised(patches: Float[Tensor, "b n p"]) -> Float[Tensor, "b n p"]:
