@@ -130,6 +130,24 @@ def test_kill_and_resume_is_bit_identical(tmp_path: Path, strategy: str) -> None
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_resume_before_some_weights_first_move_is_bit_identical(tmp_path: Path, strategy: str) -> None:
+    """SwAV's prototypes are frozen up to step 5: the checkpoint of step 2 has no optimiser's state of them."""
+    small = ("hidden=32", "out=8", "prototypes=12", "local=0", "freeze=0.5")
+    words = ["--pretext", "swav", *(w for s in small for w in ("--set", f"pretext.{s}"))]
+    runs_ = [tmp_path / "unbroken", tmp_path / "killed"]
+    _succeed(*_command(runs_[0], strategy, *words))
+    first, second = _start(*_command(runs_[1], strategy, *words), kill=("optim.safetensors", 2))
+    assert first.end().code == -signal.SIGKILL
+    second.process.kill()
+    second.process.join()
+    results = _succeed(*_command(runs_[1], strategy, *words))
+    assert f"resuming '{runs_[1]}' at step 2 of {STEPS}" in results[0].err
+    expected, found = (runs.files(run, *_SAME) for run in runs_)
+    assert len(expected) == 6
+    assert found == expected
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_signal_to_one_rank_stops_all_and_leaves_no_encoder(tmp_path: Path, strategy: str) -> None:
     run = tmp_path / "run"
     ranks = _start(*_command(run, strategy))

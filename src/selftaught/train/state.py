@@ -19,6 +19,8 @@ from selftaught.train.checkpoint import Checkpoint
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+# Weights that did not move yet have no state, which torch takes for a mistake otherwise.
+_SOME = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
 
 
 def capture(
@@ -80,7 +82,10 @@ def restore(task: nn.Module, optimizer: Optimizer, ema: EMA | None, saved: Check
     groups = saved.meta["groups"]
     if sharded:
         whole = {"state": by_name, "param_groups": groups}
-        set_optimizer_state_dict(task, optimizer, whole, options=_SPREAD)
+        set_optimizer_state_dict(task, optimizer, whole, options=_SOME)
+        for name, parameter in task.named_parameters():
+            if name not in by_name:
+                optimizer.state.pop(parameter, None)  # what torch made up for it
         return
     parameters = dict(task.named_parameters())
     for group, settings in zip(optimizer.param_groups, groups, strict=True):
