@@ -53,6 +53,19 @@ def test_views_of_another_size_are_refused_wherever_places_are_the_encoders(name
         make(name, view={"size": 32})
 
 
+@pytest.mark.parametrize("name", ["mae", "simmim", "ijepa"])
+def test_weights_that_pool_wait_for_no_gradient(name: str) -> None:
+    """Known failure: published ViTs with a norm or attention behind their tokens stopped DDP at the second step."""
+    options = {"img_size": 16, "patch_size": 4, "global_pool": "avg", "fc_norm": True, "depth": 2}
+    encoder = build(EncoderConfig("vit_tiny_patch16_224", 16, 3, published=True, options=options))
+    kind = find(name)
+    task = kind(encoder, ImageModality(16, 3, (0.5,) * 3, (0.2,) * 3), kind.Config())
+    pixels = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    task(Batch(task.modality.inputs(pixels), torch.arange(8), 0, 0)).loss.backward()
+    assert [n for n, p in task.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert not any(p.requires_grad for p in encoder.model.fc_norm.parameters())
+
+
 @pytest.mark.parametrize("name", ["mae", "simmim"])
 def test_a_patch_of_one_number_is_not_standardised(name: str) -> None:
     """Known failure: NaN at the first step, blamed on the learning rate."""

@@ -28,6 +28,15 @@ def refuse_head(encoder: Encoder) -> None:
         )
 
 
+def leave_pooling(encoder: Encoder) -> None:
+    """Take no gradient of the weights with which a published ViT pools its tokens: a loss of tokens alone has none for them, and
+    on several ranks DDP would wait for it."""
+    model = getattr(encoder, "model", encoder)
+    for name in ("attn_pool", "fc_norm"):
+        if isinstance(part := getattr(model, name, None), nn.Module):
+            part.requires_grad_(False)
+
+
 class Filling(nn.Module):
     """A transformer of its own width on visible tokens and on one mask token for each patch that is asked for, all with
     fixed sine-cosine positions.

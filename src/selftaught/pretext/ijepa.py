@@ -20,7 +20,7 @@ from selftaught.modality.base import Modality
 from selftaught.modality.image.masks import block_side, multi_block
 from selftaught.modality.image.units import patchify, unpatchify
 from selftaught.pretext.base import Pretext, whole_view
-from selftaught.pretext.filling import Filling
+from selftaught.pretext.filling import Filling, leave_pooling
 
 _PLACES, _SIDES, _ORDER, _LIKE = 92, 93, 94, 95  # streams of randomness
 _OTHERS = 64  # layouts whose least context is what every picture shows
@@ -72,6 +72,7 @@ class IJEPA(Pretext):
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
+        leave_pooling(encoder)
         self.view = whole_view(modality, config.view, crop_scale=(0.3, 1.0), flip=0.0)
         patches = encoder.grid[0] * encoder.grid[1]
         if patches <= config.targets:

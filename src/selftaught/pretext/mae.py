@@ -15,7 +15,7 @@ from selftaught.modality.base import Modality
 from selftaught.modality.image.masks import random_masking
 from selftaught.modality.image.units import patchify, standardisable, standardised, unpatchify
 from selftaught.pretext.base import Pretext, whole_view
-from selftaught.pretext.filling import Filling
+from selftaught.pretext.filling import Filling, leave_pooling
 from selftaught.pretext.views import above_zero
 
 
@@ -50,6 +50,7 @@ class MAE(Pretext):
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
+        leave_pooling(encoder)
         self.view = whole_view(modality, config.view)
         if config.normalise:
             standardisable(encoder.patch, encoder.config.channels)

@@ -17,6 +17,7 @@ from selftaught.modality.base import Modality
 from selftaught.modality.image.masks import cell_masking, cell_side
 from selftaught.modality.image.units import patchify, standardisable, standardised, unpatchify
 from selftaught.pretext.base import Pretext, whole_view
+from selftaught.pretext.filling import leave_pooling
 
 _MASK = 91  # stream of randomness
 
@@ -53,6 +54,7 @@ class SimMIM(Pretext):
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
+        leave_pooling(encoder)
         self.view = whole_view(modality, config.view, crop_scale=(0.67, 1.0))
         if config.normalise:
             standardisable(encoder.patch, encoder.config.channels)
