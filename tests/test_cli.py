@@ -362,6 +362,7 @@ _OTHERS = [
     (["finetune", "RUN", "DATA", "--mode", "last0"], "mode 'last0' is unknown"),
     (["finetune", "RUN", "DATA", "--set", "pretext.x=1"], "unknown section of settings 'pretext'"),
     (["finetune", "RUN", "DATA", "--set", "optim.lrr=1"], "did you mean 'train.optim.lr'?"),
+    (["finetune", "RUN", "DATA", "--set", "train.ema=0.9"], "'train.ema' is 0.9, and finetune keeps no averaged"),
     (["predict", "RUN", "DATA"], "holds no classifier; make one with: selftaught finetune"),
     (["predict", "nowhere", "DATA"], "'nowhere' is no run folder and no encoder bundle"),
     (["embed", "RUN", "DATA", "--out", "x.txt"], "'x.txt' must end in .npy or .parquet"),

@@ -1,5 +1,6 @@
 """Going on from weights: from an earlier run to the bit, guarded against forgetting, and bad checkpoints in one line each."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from selftaught.data import open_data
 from selftaught.recipe import Recipe
 from selftaught.settings import from_json
 from selftaught.workflow.plan import build_task
+from selftaught.workflow.pretrain import _with_earlier
 from tests import runs
 from tests.modality.corpus import english
 
@@ -77,6 +79,21 @@ def test_a_run_of_text_goes_on_with_its_weights_head_and_tokenizer(first: Path, 
     tokenizer = Path("encoder/preprocessing/tokenizer.json")
     assert (guarded / tokenizer).read_bytes() == (first / tokenizer).read_bytes()
     assert selftaught.load(guarded)(["some text"]).shape == (1, 128)
+
+
+def test_what_the_earlier_run_saw_is_seen(first: Path, guarded: Path, tmp_path: Path) -> None:
+    """No test may hold what any run behind an encoder was trained on; where that is unknown, it is said."""
+    seen, earlier = np.load(guarded / "seen.npy"), np.load(first / "seen.npy")
+    own = seen[: json.loads((guarded / "data.json").read_text())["train"]]
+    assert set(seen.tolist()) == set(own.tolist()) | set(earlier.tolist())
+    assert len(set(seen.tolist())) > len(set(own.tolist()))
+    shutil.copytree(first / "encoder", tmp_path / "copy" / "encoder")
+    recipe = from_json(Recipe, json.loads((guarded / "recipe.json").read_text()))
+    weights = str(tmp_path / "copy" / "encoder" / "encoder.safetensors")
+    alone = dataclasses.replace(recipe, encoder=dataclasses.replace(recipe.encoder, weights=weights))
+    said: list[str] = []
+    np.testing.assert_array_equal(_with_earlier(own, alone, said.append), own)
+    assert "has no seen.npy: what it was trained on is unknown" in said[0]
 
 
 def test_the_guard_keeps_what_it_saw(guarded: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -103,7 +104,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tuned: Path, run: Path, data: Pa
     assert runs.files(out, *same) == runs.files(tuned, *same)
 
 
-def test_without_a_test_set_pretraining_has_seen_neither_side_of_what_is_tested(run: Path, data: Path) -> None:
+def test_without_a_test_set_pretraining_has_seen_neither_side_of_what_is_tested(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
     from selftaught import bundle
     from selftaught.workflow.evaluate import seen_hashes
     from selftaught.workflow.jobs import job_called
@@ -117,6 +120,10 @@ def test_without_a_test_set_pretraining_has_seen_neither_side_of_what_is_tested(
     assert not set(tested.pairs.source.hashes.tolist()) & set(seen.tolist())  # type: ignore[attr-defined]
     assert not set(tested.pairs.target.hashes.tolist()) & set(seen.tolist())  # type: ignore[attr-defined]
     assert not set(parts.train.hashes[parts.train_index].tolist()) & set(tested.hashes.tolist())
+    alone = shutil.copytree(run / "encoder", tmp_path / "alone" / "encoder")
+    protocol = job.parts(alone, loaded, both, None, quiet=True).protocol
+    assert protocol["split"] == "a tenth by content hash; what pretraining saw is unknown"
+    assert protocol["seen_by_pretraining"] == "unknown"
     few = job.draw(parts, 20, seed=0)
     assert len(few) == 20 == len(set(few.tolist()))
     assert set(few.tolist()) <= set(parts.train_index.tolist())

@@ -133,7 +133,7 @@ def evaluate(
         data: Labelled data, unlabelled text for clm and mlm (only samples that pretraining never saw are tested), or
             pairs of texts with a score (similarity) or without one (retrieval), or a log of events (ranking).
         train: Labelled data for the probes; default: the rest of DATA.
-        labels: Shares of the labels (up to 1), or labels per class (above 1).
+        labels: Shares of the labels (up to 1, which is all), or labels per class (above 1).
         against: Off-the-shelf encoders: timm:NAME, hf:REPO or a bundle's folder.
         draws: Draws of the labelled samples.
         seed: Key of the draws.
@@ -173,7 +173,7 @@ def finetune(
         task: classify or translate.
         test: Labelled data to test on; default: samples of DATA pretraining never saw.
         mode: full, head (encoder frozen), lastK (last K blocks) or loraR (rank R).
-        labels: Share of the labels (up to 1), or labels per class or pairs (above 1).
+        labels: Share of the labels (up to 1, which is all), or labels per class or pairs (above 1).
         epochs: Budget in passes over the labelled samples.
         batch: Samples a step.
         lr: Peak learning rate.
@@ -187,7 +187,7 @@ def finetune(
     from selftaught.workflow.finetune import Budget
     from selftaught.workflow.finetune import finetune as do
 
-    budget = Budget(mode, labels, epochs, batch, lr, seed, tuple(set))
+    budget = Budget(mode, float(labels), epochs, batch, lr, seed, tuple(set))
     return do(Path(run), data, test, task, budget, scratch, out, device, quiet)
 
 

@@ -203,6 +203,20 @@ class TestDirect:
         assert matrices["raw"][0][:, 0].tolist() == parts.train_index.tolist() == list(range(19))
         assert matrices["raw"][1][:, 0].tolist() == parts.test_index.tolist() == list(range(20, 39))
 
+    def test_what_stands_in_for_a_bad_sample_teaches_as_well(self, tmp_path):
+        for name in "ab":
+            folder(tmp_path / name, 20)
+        source = open_data(tmp_path, cache=False)
+        source.labels[20:] = -1
+        fetch = fetcher(source, np.array([3, 7, 19]), seed=0, labels=True)  # the rest is held out, or has no label
+        (tmp_path / "a" / "019.png").unlink()
+        (tmp_path / "a" / "007.png").unlink()
+        batch = fetch(np.array([2, 1]), 0)
+        assert batch.labels.tolist() == [0, 0]
+        assert batch.index.tolist() == [19, 7]
+        for row in range(2):
+            np.testing.assert_array_equal(batch.inputs["pixels"][row].permute(1, 2, 0).numpy(), pixels(3))
+
     def test_a_lost_disk_stops_the_run(self, tmp_path):
         root = folder(tmp_path, 10)
         source = open_data(root, cache=False)

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from tests import runs
 
+from selftaught.train.loop import Outcome
+from selftaught.workflow.pretrain import _pace, _timed
+
 STEPS = 30
 _SAME = ("encoder/*", "log.jsonl", "health.jsonl", "alarms.jsonl", "recipe.json", "data.json", "seen.npy")
 
@@ -61,6 +64,12 @@ def test_kill_while_files_are_written_and_between(tmp_path: Path) -> None:
     last = runs.succeed(*_command(run))
     assert f"resuming '{run}' at step {STEPS} of {STEPS}" in last.err
     _assert_same(run)
+    # The last life made no step: what is said of the speed is that of all lives.
+    rows = [json.loads(line) for line in (run / "timing.jsonl").read_text().splitlines()]
+    summary = json.loads((run / "summary.json").read_text())
+    assert sum(row["seconds"] == 0 for row in rows) >= 4  # lives that came to train
+    assert summary["seconds"] == pytest.approx(sum(_lives(rows)), abs=0.3)
+    assert summary["samples_per_second"] > 0
     assert not list((run / "checkpoints").glob(".*"))
     for place in [("evaluation.partial.json", 3), ("evaluation.json", 1)]:
         assert runs.run(*_evaluation(run), kill=place).code == -signal.SIGKILL, place
@@ -68,6 +77,35 @@ def test_kill_while_files_are_written_and_between(tmp_path: Path) -> None:
     assert (run / "evaluation.json").read_bytes() == (unbroken() / "evaluation.json").read_bytes()
     assert not (run / "evaluation.partial.json").exists()
     assert "complete" in runs.succeed(*_command(run)).err
+
+
+def test_the_time_of_a_run_is_that_of_all_its_lives() -> None:
+    lives = [
+        (0, 0.0),
+        (10, 2.0),
+        (20, 4.0),
+        (20, 0.0),
+        (30, 5.0),
+        (30, 0.0),
+    ]  # the second is slower than a step of the first
+    rows = [{"step": step, "seconds": seconds} for step, seconds in lives]
+    assert _timed(rows) == (30, 9.0)
+    assert _timed([{"step": 10, "seconds": 2.0}, {"step": 20, "seconds": 1.0}]) == (
+        20,
+        3.0,
+    )  # as older versions wrote it
+    assert _timed([]) == (0, 0.0)
+    assert _pace((30, 9.0), Outcome(40, None, 1.0, 160.0), 16) == {"seconds": 10.0, "samples_per_second": 64.0}
+    assert _pace((40, 10.0), Outcome(40, None, 0.001, 0.0), 16) == {"seconds": 10.0, "samples_per_second": 64.0}
+    assert _pace((0, 0.0), Outcome(40, None, 0.001, 0.0), 16) == {"seconds": None, "samples_per_second": None}
+
+
+def _lives(rows: list[dict[str, float]]) -> list[float]:
+    """Seconds of each life of a run, up to its last checkpoint."""
+    lives: list[float] = []
+    for row in rows:
+        lives[-1:] = [*lives[-1:], 0.0] if row["seconds"] == 0 else [row["seconds"]]
+    return lives
 
 
 def test_work_lost_is_less_than_one_save_interval(tmp_path: Path) -> None:

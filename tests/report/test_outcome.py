@@ -1,14 +1,24 @@
 """What a task makes of held-out samples, in its run folder and in the report."""
 
+import contextlib
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests import runs
 
+from selftaught.batch import Answers, Batch
 from selftaught.reporting import write_report
+from selftaught.train.config import TrainConfig
+from selftaught.train.folder import RunFolder
+from selftaught.train.loop import Trainer
+from selftaught.workflow.outcome import write_outcome
 
 VIT = ("--encoder", "vit_micro", "--steps", 2, "--batch", 16)
 
@@ -29,6 +39,30 @@ def test_pictures_and_answers_are_kept_with_the_run(tmp_path: Path) -> None:
     held = json.loads((tmp_path / "rotation/data.json").read_text())["held_out"]
     assert [sum(row) for row in found["counts"]] == [held] * 4  # each picture in all four orientations
     assert "guess would be in 25.0" in write_report(tmp_path / "rotation").read_text()
+
+
+def test_what_is_shown_is_not_the_first_class_folders(tmp_path: Path) -> None:
+    """Held-out samples lie by class folder; those that are shown and asked about are drawn from all of them."""
+    asked: list[np.ndarray] = []
+
+    def fetch(positions: np.ndarray, step: int) -> Batch:
+        asked.append(positions)
+        return Batch({"x": torch.zeros(len(positions), 1)}, torch.from_numpy(positions), 0, step)
+
+    def answers(batch: Batch) -> Answers:
+        right = batch.index // 1000  # four class folders of a thousand
+        return Answers(tuple("abcd"), right, right)
+
+    task = SimpleNamespace(rebuilt=lambda batch: (), answers=answers)
+    trainer = mock.Mock(spec=Trainer, task=task, step=5, device=torch.device("cpu"), measuring=contextlib.nullcontext)
+    trainer.config = TrainConfig(steps=5, batch=128, seed=3)
+    write_outcome(trainer, None, fetch, 4000, RunFolder(tmp_path))
+    shown, questions = asked[0], np.concatenate(asked[1:])
+    assert len(set(shown // 1000)) > 1
+    assert shown.tolist() == questions[:8].tolist()
+    assert len(set(questions.tolist())) == 1024
+    counts = np.array(json.loads((tmp_path / "outcome.json").read_text())["counts"])
+    assert (np.diag(counts) > 200).all()
 
 
 def test_a_task_that_makes_neither_leaves_no_file(tmp_path: Path) -> None:

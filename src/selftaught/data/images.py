@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from selftaught.data.loaders import Loader
-from selftaught.data.source import Skipped, Source
+from selftaught.data.source import Picked, Skipped, Source
 from selftaught.errors import BadSample, RunStopped
 
 Pictures = tuple[UInt8[Tensor, "b c h w"], Int64[Tensor, "b 2"]]
@@ -129,21 +129,6 @@ class DirectStore(PixelStore):
                 )
 
 
-class _Picked(Sequence[str]):
-    """Some entries of a sequence of names, looked up when asked for."""
-
-    def __init__(self, names: Sequence[str], rows: np.ndarray) -> None:
-        self._names, self._rows = names, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return _Picked(self._names, self._rows[index])
-        return self._names[self._rows[index]]
-
-
 class ImageSource(Source):
     """Pictures. fetch gives "pixels" uint8 [B, C, H, W], zero-padded to the batch's largest, and "size" int64 [B, 2].
 
@@ -185,7 +170,7 @@ class ImageSource(Source):
         index = np.arange(len(self))[index]  # also refuses positions out of range
         return ImageSource(
             self._store,
-            names=_Picked(self.names, index),
+            names=Picked(self.names, index),
             hashes=self.hashes[index],
             sizes=self.sizes[index],
             channels=self.channels,

@@ -22,6 +22,21 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class Picked(Sequence[str]):
+    """Some entries of a sequence of names, looked up when asked for."""
+
+    def __init__(self, names: Sequence[str], rows: np.ndarray) -> None:
+        self._names, self._rows = names, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Picked(self._names, self._rows[index])
+        return self._names[self._rows[index]]
+
+
 class Source(ABC):
     """N samples of one kind, reached by position 0..N-1; positions and content stay the same while it is open.
 

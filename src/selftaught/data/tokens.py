@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selftaught.data.cache import discard, writing
 from selftaught.data.ragged import within
-from selftaught.data.source import Skipped, Source
+from selftaught.data.source import Picked, Skipped, Source
 from selftaught.data.texts import TextSource
 from selftaught.modality.text.tokenizer import Tokenizer
 
@@ -78,7 +78,7 @@ class TokenSource(Source):
 
     def subset(self, index: np.ndarray) -> "TokenSource":
         index = np.arange(len(self))[index]
-        return self._of(index, self._bounds[index], [self.names[i] for i in index.tolist()], self._edges[index])
+        return self._of(index, self._bounds[index], Picked(self.names, index), self._edges[index])
 
     def cut(self, index: np.ndarray, overlap: int = 0) -> tuple["TokenSource", np.ndarray]:
         """The documents at `index` in consecutive pieces of at most `limit` tokens, all of a document alike long.

@@ -13,7 +13,7 @@ from selftaught.modality.base import Modality
 
 
 class Classify(Downstream):
-    """Encoder and linear classifier; the light view (crop and flip) in training unless only the head is trained."""
+    """Encoder and linear classifier; in training, of whatever mode, on the light view (of pictures: crop and flip)."""
 
     @dataclass(frozen=True)
     class Config:

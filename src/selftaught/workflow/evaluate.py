@@ -24,6 +24,8 @@ from selftaught.workflow.prepare import open_source, pick_device, positive, same
 
 _ATLAS = 1500
 _LEAST_TEST = 20
+_LEAST_TAUGHT = 5  # samples of each class: fewer are copies by chance rather than the part that pretraining saw
+UNKNOWN = "unknown"  # how many of the samples pretraining saw, where nothing says what it saw
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,13 @@ class Split:
 
 
 def seen_hashes(run: Path) -> np.ndarray:
-    """Content hashes of the samples that a run was pretrained on; empty for a bundle without its run."""
-    for folder in (run, run.parent):
+    """Content hashes of the samples that a run, or the one it was fine-tuned from, was pretrained on; empty for a bundle
+    without its run: what it saw is unknown then."""
+    for folder in (run, run.parent, *([run.parent.parent] if run.name == "encoder" else [])):
         if (folder / "seen.npy").is_file():
             try:
                 return np.load(folder / "seen.npy", allow_pickle=False)
-            except ValueError as error:
+            except (ValueError, EOFError) as error:
                 raise UserError(f"'{folder / 'seen.npy'}' is damaged, so what pretraining saw is unknown") from error
     return np.empty(0, dtype=np.uint64)
 
@@ -75,17 +78,28 @@ def labelled(source: Source, what: str) -> np.ndarray:
     return known
 
 
-def split(data: Any, train: Any, seen: np.ndarray, size: int, quiet: bool, test_source: Source | None = None) -> Split:
+def split(
+    data: Any,
+    train: Any,
+    seen: np.ndarray,
+    size: int,
+    quiet: bool,
+    test_source: Source | None = None,
+    others: np.ndarray | None = None,
+) -> Split:
     """Who may teach the probes and who is tested. No tested sample was seen by pretraining or by a probe.
 
     With `train`: probes learn from it and DATA is the test set. Without, where pretraining saw a part of DATA: probes
-    learn from that part and the held-out rest is tested. Where it saw nothing of DATA: a half by content hash each.
-    test_source: DATA, where it is open already.
+    learn from that part and the held-out rest is tested. Where it saw nothing of DATA, or a few copies that teach too
+    little: a half each, by content hash, of what it never saw.
+    seen: `seen_hashes`; empty: unknown, and the protocol says so. test_source: DATA, where it is open already. others:
+    hashes of what the encoders to compare with saw.
     """
     test_source = test_source or open_source(data, size, quiet)
     test = labelled(test_source, f"'{data}'")
-    fresh = test[~np.isin(test_source.hashes[test], seen)]
-    protocol: dict[str, Any] = {"seen_by_pretraining": len(test) - len(fresh)}
+    known = seen if others is None else np.union1d(seen, others)
+    fresh = test[~np.isin(test_source.hashes[test], known)]
+    protocol: dict[str, Any] = {"seen_by_pretraining": len(test) - len(fresh) if len(seen) else UNKNOWN}
     if train is not None:
         train_source = open_source(train, size, quiet)
         if train_source.classes != test_source.classes:
@@ -97,21 +111,40 @@ def split(data: Any, train: Any, seen: np.ndarray, size: int, quiet: bool, test_
         leaked = np.isin(test_source.hashes[fresh], train_source.hashes[train_index])
         fresh = fresh[~leaked]
         protocol |= {"split": "given", "left_out_as_duplicates": int(leaked.sum())}
-    elif len(fresh) < len(test):
-        train_source = test_source
-        train_index = np.setdiff1d(test, fresh)
+    elif len(seen) and _teaches(test_source, old := np.setdiff1d(test, fresh), fresh):
+        train_source, train_index = test_source, old
         protocol |= {"split": "held out from pretraining by content hash"}
     else:
         train_source = test_source
-        half, other = holdout(test_source, 0.5)
-        train_index, fresh = np.intersect1d(half, test), np.intersect1d(other, test)
-        protocol |= {"split": "halves by content hash; pretraining saw neither"}
+        # Where a part was seen, by another key than pretraining's, by which all that it held out lies in one half.
+        half, other = holdout(test_source, 0.5, seed=int(len(fresh) < len(test)))
+        train_index, fresh = np.intersect1d(half, fresh), np.intersect1d(other, fresh)
+        said = "pretraining saw neither" if len(seen) else f"what pretraining saw is {UNKNOWN}"
+        protocol |= {"split": f"halves by content hash; {said}"}
     if len(fresh) < _LEAST_TEST:
         raise UserError(
             f"only {len(fresh)} labelled samples of '{data}' are unseen by pretraining; at least {_LEAST_TEST} are needed: "
             "name a test set of its own, and the labelled training set with --train"
         )
     return Split(train_source, train_index, test_source, fresh, protocol)
+
+
+def _teaches(source: Source, old: np.ndarray, fresh: np.ndarray) -> bool:
+    """Whether the samples that pretraining saw can teach the classes of the fresh ones."""
+    assert source.labels is not None
+    counts = np.bincount(source.labels[old], minlength=len(source.classes))
+    return len(old) > len(fresh) or bool(len(old) and (counts[source.labels[fresh]] >= _LEAST_TAUGHT).all())
+
+
+def others_saw(against: tuple[str, ...], quiet: bool) -> np.ndarray:
+    """Content hashes of the samples that the runs and bundles among the encoders to compare with were pretrained on."""
+    found = [np.empty(0, dtype=np.uint64)]
+    for name in against:
+        if not name.startswith(("timm:", "hf:")):
+            found.append(seen_hashes(bundle.find(Path(name))))
+            if not quiet and not len(found[-1]):
+                say(f"'{name}' has no seen.npy: what it was trained on is unknown, and it may be tested on it")
+    return np.unique(np.concatenate(found))
 
 
 def off_the_shelf(name: str, size: int, channels: int) -> tuple[Any, Any]:
@@ -212,9 +245,11 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: Source, asked:
     same_kind(source, loaded.modality, data)
     seed, quiet = asked.seed, asked.quiet
     seen, where = seen_hashes(run), torch.device(pick_device(asked.device))
+    if not quiet and not len(seen):
+        say(f"'{run}' has no seen.npy: what it was trained on is unknown, and it may be tested on it")
     predicted = likelihood(run, loaded, source, seen, seed, where, quiet)
     result: dict[str, Any] = {
-        "protocol": {},
+        "protocol": {} if len(seen) else {"seen_by_pretraining": UNKNOWN},
         "data": str(data) if isinstance(data, str | Path) else type(data).__name__,
         "data_hash": source.fingerprint,
         "recipe_hash": loaded.info.get("recipe_hash"),
@@ -223,7 +258,8 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: Source, asked:
     }
     parts = pretrained = None
     if predicted is None or (source.labels is not None and (source.labels >= 0).any()):
-        parts = split(data, asked.train, seen, loaded.encoder.config.size, quiet, source)
+        others = others_saw(asked.against, quiet)
+        parts = split(data, asked.train, seen, loaded.encoder.config.size, quiet, source, others)
         matrices = feature_sets(loaded, parts, asked.against, where, quiet)
         parts, matrices = readable(parts, matrices)
         pretrained = matrices["pretrained"][1]

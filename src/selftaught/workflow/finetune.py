@@ -12,8 +12,8 @@ from selftaught import bundle, disk, rng
 from selftaught.data import Source
 from selftaught.downstream import Downstream, lora
 from selftaught.encoders import EncoderConfig, build
-from selftaught.errors import say
-from selftaught.settings import from_json, merged, sections, to_json
+from selftaught.errors import UserError, say
+from selftaught.settings import from_json, load_json, merged, sections, to_json
 from selftaught.train import checkpoint, distributed
 from selftaught.train.config import TrainConfig
 from selftaught.train.folder import RunFolder
@@ -52,18 +52,21 @@ def finetune(
     positive(labels=budget.labels, epochs=budget.epochs, batch=budget.batch, lr=budget.lr)
     job, seed = job_called(task), budget.seed
     changes = sections(budget.settings, ("optim", "train", "task"))
+    if (ema := changes.get("train", {}).get("ema")) is not None:  # of the encoder alone: the head would not fit it
+        raise UserError(f"setting 'train.ema' is {ema}, and finetune keeps no averaged encoder; leave it out")
     settings = job.settings(budget.mode, changes.pop("task", {}))
     loaded = bundle.load(run)
     where = pick_device(device)
     torch.set_num_threads(pick_threads())
     path = out or run / f"{job.folder}-{budget.mode}-{budget.labels:g}"
-    request = {**to_json(budget), "task": task, "data": str(data), "recipe_hash": loaded.info.get("recipe_hash")}
     parts = job.parts(run, loaded, data, test, quiet)
+    request = {**to_json(budget), "task": task, "data": str(data), "recipe_hash": loaded.info.get("recipe_hash")}
+    request |= {"data_hash": parts.train.fingerprint, "test_hash": parts.test.fingerprint}
     facts = job.facts(parts, settings)
     index = job.draw(parts, budget.labels, seed)
     own = {"optim": {"lr": budget.lr} if budget.lr else {}, "train": {"batch": budget.batch} if budget.batch else {}}
     config = _config(job, budget, len(index), where, loaded.encoder.config, merged(own, changes))
-    rows, found = [], {}
+    rows, found, labels = [], {}, budget.labels if budget.labels <= 1 else round(budget.labels)
     starts = [("pretrained", path, True)] + ([("from_scratch", path / "scratch", False)] if scratch else [])
     for name, folder, pretrained in starts:
         mode = budget.mode if pretrained else "full"  # a frozen random encoder is no baseline of training
@@ -72,7 +75,7 @@ def finetune(
         found[name] = job.measure(model, parts, torch.device(where), quiet)
         for metric, (value, low, high) in job.figures(found[name], seed).items():
             rows.append(
-                {"measure": f"finetune_{mode}", "features": name, "labels": budget.labels, "labels_n": len(index)}
+                {"measure": f"finetune_{mode}", "features": name, "labels": labels, "labels_n": len(index)}
                 | {"metric": metric, "value": value, "low": low, "high": high, "seeds": [seed], "n": len(found[name])}
             )
         _save(job, model, folder, facts, loaded.info)
@@ -137,6 +140,21 @@ def _model(
         return job.build(encoder, loaded.modality, facts, mode)
 
 
+def _claim(run: RunFolder, request: dict[str, Any]) -> None:
+    """`RunFolder.claim`. What older versions left says nothing of its data's content, so it is neither gone on with nor
+    taken for the result of the same request."""
+    try:
+        run.claim(request)
+    except UserError:
+        file = run.path / "request.json"
+        then = load_json(file) if file.is_file() else {}
+        if "recipe_hash" in then and "data_hash" not in then:
+            raise UserError(
+                f"'{run.path}' is of a version that kept no hash of the data, which may have changed; use another --out"
+            ) from None
+        raise
+
+
 def _fit(
     task: Downstream,
     config: TrainConfig,
@@ -149,7 +167,7 @@ def _fit(
 ) -> None:
     """Train a task to the end, from its last checkpoint where there is one."""
     order = Order(len(index), config.batch, config.seed)
-    run.claim(request)
+    _claim(run, request)
     run.begin(request)
     trainer = Trainer(task, config, distributed.Ranks(), task.layer_of)
     saved, passed = checkpoint.load_last(run.checkpoints)

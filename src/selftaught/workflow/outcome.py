@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selftaught import disk
+from selftaught import disk, rng
 from selftaught.batch import Batch, Shown
 from selftaught.reporting.atlas import picture
 from selftaught.train.folder import RunFolder
@@ -15,6 +15,7 @@ from selftaught.workflow.kinds import kind_called
 
 PICTURES, OUTCOME = "rebuilt.png", "outcome.json"
 _SHOWN, _ASKED = 8, 1024
+_ORDER = 14  # key of which held-out samples those are
 
 
 def write_outcome(
@@ -22,16 +23,17 @@ def write_outcome(
 ) -> None:
     """Write RUN/rebuilt.png and RUN/outcome.json, where the task makes pictures or gives answers.
 
-    fetch: reads held-out samples by their position among the n there are; the first ones are taken, whose order is a hash's.
-    Called on every rank, written by the first.
+    fetch: reads held-out samples by their position among the n there are. They lie by folder and name there, so those that
+    are taken are the first ones in the order of a hash. Called on every rank, written by the first.
     """
     config = trainer.config
     if n == 0:
         return
+    order = rng.permutation(n, config.seed, _ORDER)
     with trainer.measuring():
-        first = fetch(np.arange(min(_SHOWN, n)), config.steps).to(trainer.device)
+        first = fetch(order[:_SHOWN], config.steps).to(trainer.device)
         seen = [s._replace(read=s.read.cpu()) for s in trainer.task.rebuilt(first)]
-        names, counts = _confusions(trainer, fetch, min(_ASKED, n))
+        names, counts = _confusions(trainer, fetch, order[:_ASKED])
     if not run.writes or not (seen or names):
         return
     found: dict[str, Any] = {"samples": len(first)}
@@ -47,13 +49,14 @@ def write_outcome(
 
 
 def _confusions(
-    trainer: Trainer, fetch: Callable[[np.ndarray, int], Batch], n: int
+    trainer: Trainer, fetch: Callable[[np.ndarray, int], Batch], positions: np.ndarray
 ) -> tuple[tuple[str, ...], torch.Tensor]:
     """Names of the answers, and how often each was said where each is right: [right, said]."""
     names, counts = (), torch.zeros(0, 0, dtype=torch.long)
     size = max(1, trainer.config.batch // trainer.config.accumulate)
-    for begin in range(0, n, size):
-        found = trainer.task.answers(fetch(np.arange(begin, min(n, begin + size)), trainer.step).to(trainer.device))
+    for begin in range(0, len(positions), size):
+        batch = fetch(positions[begin : begin + size], trainer.step)
+        found = trainer.task.answers(batch.to(trainer.device))
         if found is None:
             break
         names, k = found.names, len(found.names)

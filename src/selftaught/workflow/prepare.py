@@ -99,14 +99,17 @@ def same_kind(source: Source, modality: Modality, data: Any) -> None:
 
 
 def fetcher(source: Source, index: np.ndarray, seed: int, labels: bool = False) -> Callable[[np.ndarray, int], Batch]:
-    """fetch(positions, step) -> Batch, where positions count within `index` and a sample keeps its place in `source`."""
+    """fetch(positions, step) -> Batch, where positions count within `index` and a sample keeps its place in `source`.
+
+    What stands in for a sample that can no longer be read is of `index` as well: neither held out nor without a label.
+    """
+    part = source.subset(index)
 
     def fetch(positions: np.ndarray, step: int) -> Batch:
-        chosen = index[positions]
-        inputs, target = source.fetch(chosen), None
-        if labels and source.labels is not None:
-            target = torch.from_numpy(source.labels[source.actual(chosen)])
-        return Batch(inputs, torch.from_numpy(chosen), seed, step, target)
+        inputs, target = part.fetch(positions), None
+        if labels and part.labels is not None:
+            target = torch.from_numpy(part.labels[part.actual(positions)])
+        return Batch(inputs, torch.from_numpy(index[positions]), seed, step, target)
 
     return fetch
 

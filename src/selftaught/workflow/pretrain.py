@@ -22,6 +22,7 @@ from selftaught.train.distributed import Ranks
 from selftaught.train.folder import RunFolder
 from selftaught.train.loop import Outcome, Trainer, Watcher, fit
 from selftaught.train.order import Order
+from selftaught.workflow.evaluate import seen_hashes
 from selftaught.workflow.general import guard_of, opened
 from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.outcome import write_outcome
@@ -76,6 +77,7 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     recipe = resolved.recipe
     seen = source.hashes[split[0]]
     guard = None if other is None else guard_of(recipe, other, seen, resolved.modality, resolved.training)
+    seen = _with_earlier(seen, recipe, tell)
     torch.set_num_threads(recipe.train.threads)
     if ranks.first:
         run.begin(to_json(request))
@@ -90,6 +92,17 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     if outcome.stopped_by is not None:
         raise Interrupted(outcome.stopped_by, outcome.steps, recipe.train.steps)
     return path
+
+
+def _with_earlier(own: np.ndarray, recipe: Recipe, tell: Callable[[str], None]) -> np.ndarray:
+    """Hashes of what a run's encoder learns from: its own samples, then those of the runs that its weights come from."""
+    weights = recipe.encoder.weights_file
+    if weights is None:
+        return own
+    earlier = seen_hashes(weights.parent)
+    if recipe.encoder.bundled and len(earlier) == 0:
+        tell(f"'{weights.parent}' has no seen.npy: what it was trained on is unknown, and evaluate may test on it")
+    return np.concatenate([own, np.setdiff1d(earlier, own)])
 
 
 def _open(data: Any, limit: int, ranks: Ranks, quiet: bool) -> Source:
@@ -161,16 +174,46 @@ def _train(
     fetch = fetcher(source, train, loop.seed, labels=task.supervised)
     watch = HealthMonitor(source, train, held, loop.seed, loop.health_every, loop.batch, task.chance(loop.batch))
     watchers: list[Watcher] = [watch] if guard is None else [watch, guard]
+    before = _timed(run.rows("timing.jsonl"))
+    run.append("timing.jsonl", {"step": trainer.step, "seconds": 0.0})
     outcome = fit(trainer, fetch, order, run, watchers, quiet, what=recipe.pretext.rpartition(":")[2])
     if outcome.stopped_by is None:
         with disk.filling(run.path):
             write_outcome(trainer, modality, fetcher(source, held, loop.seed, labels=task.supervised), len(held), run)
-        _finish(recipe, trainer, modality, source, run, outcome)
+        _finish(recipe, trainer, modality, source, run, _pace(before, outcome, loop.batch))
     return outcome
 
 
+def _timed(rows: list[dict[str, Any]]) -> tuple[int, float]:
+    """Steps and seconds of a run's earlier lives, each up to its last checkpoint: what a kill lost is in neither.
+
+    rows: of timing.jsonl. A life begins with a row of 0 seconds; in folders of older versions its seconds just fall.
+    """
+    steps, seconds, step, at = 0, 0.0, 0, 0.0
+    for row in rows:
+        if row["seconds"] > 0:
+            steps += row["step"] - step
+            seconds += row["seconds"] - (at if row["seconds"] >= at else 0.0)
+        step, at = row["step"], row["seconds"]
+    return steps, seconds
+
+
+def _pace(before: tuple[int, float], outcome: Outcome, batch: int) -> dict[str, float | None]:
+    """Seconds of training over all lives of a run, and samples a second; None where a kill left no time of any step."""
+    seconds = before[1] + outcome.seconds
+    samples = before[0] * batch + outcome.samples_per_second * outcome.seconds
+    if samples == 0:
+        return {"seconds": None, "samples_per_second": None}
+    return {"seconds": round(seconds, 1), "samples_per_second": round(samples / seconds, 1)}
+
+
 def _finish(
-    recipe: Recipe, trainer: Trainer, modality: Modality, source: Source, run: RunFolder, outcome: Outcome
+    recipe: Recipe,
+    trainer: Trainer,
+    modality: Modality,
+    source: Source,
+    run: RunFolder,
+    pace: dict[str, float | None],
 ) -> None:
     tensors = state.encoder_tensors(trainer.task, trainer.ema, trainer.sharded)
     kept = {
@@ -196,8 +239,7 @@ def _finish(
         "torch": torch.__version__,
     }
     summary = {
-        "seconds": round(outcome.seconds, 1),
-        "samples_per_second": round(outcome.samples_per_second, 1),
+        **pace,
         "parameters": sum(p.numel() for p in build(encoder.config.bare()).parameters()),
         "device": recipe.train.device,
         "skipped": len(source.skipped),

@@ -11,7 +11,7 @@ from selftaught.data.text_pairs import PairSource
 from selftaught.errors import UserError, say
 from selftaught.evaluation import similarity
 from selftaught.reporting import results_table, write_report
-from selftaught.workflow.evaluate import Asked, Split, feature_sets, home, seen_hashes
+from selftaught.workflow.evaluate import UNKNOWN, Asked, Split, feature_sets, home, seen_hashes
 from selftaught.workflow.prepare import pick_device
 
 _NAMES = {"random_init": "random initialisation", "raw": "TF-IDF"}
@@ -39,7 +39,8 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, pairs: PairSource, ask
     seen = seen_hashes(run)
     known = np.isin(pairs.source.hashes, seen) | np.isin(pairs.target.hashes, seen)
     protocol: dict[str, Any] = {"pairs": len(pairs), **pairs.left_out()}
-    protocol |= {"text_seen_by_pretraining": int(known.sum()), "interval": "95 %, bootstrap over pairs or queries"}
+    protocol |= {"text_seen_by_pretraining": int(known.sum()) if len(seen) else UNKNOWN}
+    protocol |= {"interval": "95 %, bootstrap over pairs or queries"}
     protocol |= {"raw": "TF-IDF, its terms from the first texts", "ties": "ranked at their expected place"}
     result = {"protocol": protocol, "data": str(data), "data_hash": pairs.fingerprint, "seed": seed}
     result |= {"rows": _rows(found, what, n, seed), **_compared(found)}

@@ -42,7 +42,8 @@ class Classifying(Job):
     def draw(self, parts: Split, amount: float, seed: int) -> np.ndarray:
         assert parts.train.labels is not None
         labels = torch.from_numpy(parts.train.labels[parts.train_index])
-        drawn = draw_labels(labels, amount if amount <= 1 else round(amount), seed=seed, draw=0)
+        # To draw_labels a share is a float and a number per class an int; 1 is all labels, of either type.
+        drawn = draw_labels(labels, float(amount) if amount <= 1 else round(amount), seed=seed, draw=0)
         return parts.train_index[drawn.numpy()]
 
     def describe(self, mode: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from selftaught.modality.base import Modality
 from selftaught.modality.text import TextModality, Tokenizer
 from selftaught.settings import from_json, to_json
 from selftaught.train.progress import Meter
-from selftaught.workflow.evaluate import Split, seen_hashes
+from selftaught.workflow.evaluate import UNKNOWN, Split, seen_hashes
 from selftaught.workflow.jobs.base import Job
 from selftaught.workflow.prepare import open_source
 
@@ -57,17 +57,18 @@ class Translating(Job):
             leaked = new & np.isin(tested.hashes, train.hashes)
             teaching, testing = np.arange(len(train)), np.flatnonzero(new & ~leaked)
             protocol = {"split": "given", "left_out_as_duplicates": int(leaked.sum())}
-            protocol |= {"seen_by_pretraining": int((~new).sum())}
+            protocol |= {"seen_by_pretraining": int((~new).sum()) if len(seen) else UNKNOWN}
         else:
             tested = train
             if fresh.all():
                 teaching, testing = holdout(train, _HELD_OUT)
-                protocol = {"split": "a tenth by content hash; pretraining saw nothing of it"}
+                said = "pretraining saw nothing of it" if len(seen) else f"what pretraining saw is {UNKNOWN}"
+                protocol = {"split": f"a tenth by content hash; {said}"}
             else:
                 testing = np.flatnonzero(fresh)
                 teaching = np.flatnonzero(~np.isin(train.hashes, train.hashes[testing]))
                 protocol = {"split": "neither side seen by pretraining"}
-            protocol |= {"seen_by_pretraining": int((~fresh).sum())}
+            protocol |= {"seen_by_pretraining": int((~fresh).sum()) if len(seen) else UNKNOWN}
         if len(testing) < _LEAST_TEST:
             raise UserError(
                 f"only {len(testing)} pairs are left to test on, unseen by pretraining; at least {_LEAST_TEST} are needed: "

@@ -1,0 +1,55 @@
+"""Fine-tuning: how many labels a number means, and what is taken for the same request."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import selftaught
+from selftaught.data import open_data
+from selftaught.workflow import finetune as finetuning
+from selftaught.workflow.evaluate import Split
+from selftaught.workflow.jobs import job_called
+from tests import runs
+
+N = 320
+
+
+def test_all_labels_are_all_as_a_whole_number_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In Python labels=1 is an int, on the command line --labels 1 a float."""
+    source = open_data(runs.pictures(N), cache=False)
+    parts = Split(source, np.arange(N), source, np.arange(N), {})
+    job = job_called("classify")
+    counts = [len(job.draw(parts, amount, 0)) for amount in (1, 1.0, 0.5, 2, 2.0)]
+    assert counts[:2] == [N, N]
+    assert counts[2] == pytest.approx(N / 2, abs=2)
+    assert counts[3:] == [8, 8]
+    asked: list[Any] = []
+    monkeypatch.setattr(finetuning, "finetune", lambda *given: asked.append(given[4].labels) or tmp_path)
+    selftaught.finetune(tmp_path, tmp_path, labels=1)
+    assert repr(asked) == "[1.0]"
+
+
+def test_finetuning_on_data_that_changed_is_not_taken_for_the_same(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    runs.succeed("pretrain", runs.pictures(), *runs.ENCODER, "--steps", 2, "--batch", 16, "--out", run)
+    data = runs.write_pictures(tmp_path / "other", 120, first=7000)
+    words = ("finetune", run, data, "--mode", "head", "--labels", 2, "--epochs", 1, "--no-scratch")
+    out = tmp_path / "out"
+    runs.succeed(*words, "--out", out)
+    before = runs.files(out, "finetune.json", "encoder/*")
+    assert json.loads(before["finetune.json"])["rows"][0]["labels"] == 2
+    runs.succeed(*words, "--out", out)
+    assert runs.files(out, "finetune.json", "encoder/*") == before
+    (data / "arc" / "new.png").write_bytes((data / "arc" / "0003.png").read_bytes())
+    refused = runs.one_line(runs.run(*words, "--out", out), 2)
+    assert refused.startswith(f"'{out}' holds another run (data_hash: ")
+    (data / "arc" / "new.png").unlink()
+    request = json.loads((out / "request.json").read_text())
+    old = {name: value for name, value in request.items() if name not in ("data_hash", "test_hash")}
+    (out / "request.json").write_text(json.dumps(old))
+    said = "is of a version that kept no hash of the data, which may have changed; use another --out"
+    assert runs.one_line(runs.run(*words, "--out", out), 2) == f"'{out}' {said}"
+    assert runs.files(out, "finetune.json", "encoder/*") == before
