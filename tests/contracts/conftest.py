@@ -31,7 +31,8 @@ from selftaught.workflow.kinds.events import Events
 from tests.modality.corpus import english
 
 SIZE, LENGTH = 16, 32
-WIDE = {"hidden", "out", "slices", "prototypes", "clusters"}
+WIDE = {"hidden", "out", "slices", "prototypes"}
+FEW = {"clusters": 16}  # of settings that may not exceed the samples of these tests' batches
 WIDEST = 512  # of a head: the papers' widths would cost hundreds of times the encoders of these tests
 
 
@@ -167,6 +168,7 @@ def make(name: str, encoder: str | None = None, seed: int = 0, **settings: objec
         pictures = ImageModality(SIZE, channels, (0.3,) * channels, (0.37,) * channels)
     modality = text_modality() if text else pictures
     wide = {f.name: WIDEST for f in dataclasses.fields(kind.Config) if f.name in WIDE and (f.default or 0) > WIDEST}
+    wide |= {f.name: FEW[f.name] for f in dataclasses.fields(kind.Config) if f.name in FEW}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return kind(build(config, seed), modality, kind.Config(**{**wide, **settings}))
