@@ -45,10 +45,8 @@ from selftaught.pretext import find
 PROBE, CLASSES, DRAWS, RESAMPLES = 10_000, 10, 3, 1000
 VARIANTS = {"supcon_tenth": ("supcon", ["pretext.labels=0.1"])}
 TUNED = {("simclr", 0.1): None, ("simclr", 1.0): 1, ("mae", 1.0): 1}  # how many seeds; None: all
-PICTURES = {
-    "simclr": 2.0,
-    "mae": 0.5,
-}  # read with labels while the task reads one: it has two views, or a quarter of one
+# How many pictures are read with labels while the task reads one: it has two views, or a quarter of one.
+PICTURES = {"simclr": 2.0, "mae": 0.5}
 STARTS = (" fine-tuned", "'s encoder from scratch")
 FIGURES = {  # label: (measure, share of the probe's labels)
     "kNN": ("knn", 1.0),

@@ -32,7 +32,9 @@ class EMA(nn.Module):
         own: list[Tensor] = list(self.module.parameters())
         new: list[Tensor] = [p.detach() for p in module.parameters()]
         torch._foreach_lerp_(own, new, weight)
-        for mine, other in () if self.runs else zip(self.module.buffers(), module.buffers(), strict=True):
+        if self.runs:
+            return
+        for mine, other in zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(other)
 
 

@@ -37,7 +37,7 @@ class BarlowTwins(TwoViews):
     }
 
     def forward(self, batch: Batch) -> Step:
-        refuse_one(batch, "barlow_twins")
+        refuse_one(batch, self.name)
         z1, z2 = self.projected_apart(batch)
         loss, same, other = barlow_twins(z1, z2, self.config.off_diagonal)
         return Step(loss, {"same_correlation": same, "other_correlation_squared": other})

@@ -65,7 +65,7 @@ class Pretext(nn.Module, ABC):
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Any) -> None:
         super().__init__()
-        name = type(self).__module__.rpartition(".")[2]
+        self.name = name = type(self).__module__.rpartition(".")[2]
         if missing := self.needs - encoder.abilities:
             raise UserError(
                 f"pretext '{name}' needs an encoder that can {', '.join(sorted(missing))}; "
@@ -119,12 +119,12 @@ class Pretext(nn.Module, ABC):
 def whole_view(modality: Modality, changes: dict[str, Any] | None, **published: Any) -> Any:
     """The kind of data's light view as a paper has it and then changed, for tasks whose places are those of the encoder's
     patches: UserError for a view of another size than the encoder's."""
-    view = customised(dataclasses.replace(modality.light_view(), **published), changes)
-    own = modality.light_view().size
-    if view.size not in (None, own):
+    light = modality.light_view()
+    view = customised(dataclasses.replace(light, **published), changes)
+    if view.size not in (None, light.size):
         raise UserError(
-            f"setting 'pretext.view.size' is {view.size}; this task fills places of the encoder's {own} px; leave it out, or "
-            f"use --size {view.size}"
+            f"setting 'pretext.view.size' is {view.size}; this task fills places of the encoder's {light.size} px; leave it "
+            f"out, or use --size {view.size}"
         )
     return view
 

@@ -59,7 +59,7 @@ class BYOL(TwoViews):
 
     def forward(self, batch: Batch) -> Step:
         if self.config.norm == "batch":
-            refuse_one(batch, "byol")
+            refuse_one(batch, self.name)
         views = self.drawn(batch)
         q1, q2 = (self.predictor(self.head(self.encoder(view).pooled)) for view in views)
         with torch.no_grad():

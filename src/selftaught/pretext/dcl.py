@@ -38,7 +38,7 @@ class DCL(TwoViews):
     }
 
     def forward(self, batch: Batch) -> Step:
-        refuse_one(batch, "dcl", lacks="negatives")
+        refuse_one(batch, self.name, lacks="negatives")
         z1, z2 = self.projected(batch)
         loss, accuracy = nt_xent(z1, z2, self.config.temperature, decoupled=True, sigma=self.config.sigma)
         return Step(loss, {"accuracy": accuracy})

@@ -131,9 +131,8 @@ class IBOT(Distillation):
         """Scores [m, K] of pooled features and [n, K] of tokens; a head that both share takes them as one batch."""
         head, prototypes, *own = heads
         if own and self._alone(tokens):  # alike for both sides it teaches nothing
-            idle = (
-                sum(p.sum() for part in own for p in part.parameters()) * 0
-            )  # ranks that share a gradient wait for all of it
+            # Ranks that share a gradient wait for that of all weights.
+            idle = sum(p.sum() for part in own for p in part.parameters()) * 0
             return prototypes(head(pooled)), tokens.new_zeros(1, self.config.prototypes) + idle
         if own:
             return prototypes(head(pooled)), own[1](own[0](tokens))

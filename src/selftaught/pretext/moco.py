@@ -112,7 +112,7 @@ class MoCo(TwoViews):
 
     def symmetric(self, batch: Batch) -> Step:
         """Version 3: each view's query among the other view's keys, of all ranks (algorithm 1, with its factor 2 tau)."""
-        refuse_one(batch, "moco", lacks="negatives")
+        refuse_one(batch, self.name, lacks="negatives")
         views, tau = self.drawn(batch), self.config.temperature
         q1, q2 = (self.predictor(self.head(self.encoder(view).pooled)) for view in views)
         k1, k2 = (self.keys(view) for view in views)

@@ -57,7 +57,7 @@ class NNCLR(TwoViews):
 
     def forward(self, batch: Batch) -> Step:
         """Algorithm 1: each view's neighbour picks the prediction of the other view among those of all ranks."""
-        refuse_one(batch, "nnclr", lacks="negatives")
+        refuse_one(batch, self.name, lacks="negatives")
         z1, z2 = self.projected(batch)
         p1, p2 = self.predictor(torch.cat([z1, z2])).chunk(2)
         one = info_nce(self.neighbours(z1), p2, self.config.temperature)

@@ -37,7 +37,7 @@ class SimCLR(TwoViews):
     }
 
     def forward(self, batch: Batch) -> Step:
-        refuse_one(batch, "simclr", lacks="negatives")
+        refuse_one(batch, self.name, lacks="negatives")
         z1, z2 = self.projected(batch)
         loss, accuracy = nt_xent(z1, z2, self.config.temperature)
         return Step(loss, {"accuracy": accuracy})

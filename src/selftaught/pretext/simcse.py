@@ -50,7 +50,7 @@ class SimCSE(Pretext):
         self.head = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.Tanh())
 
     def forward(self, batch: Batch) -> Step:
-        refuse_one(batch, "simcse", lacks="negatives")
+        refuse_one(batch, self.name, lacks="negatives")
         x = self.modality.plain(batch)
         h = self.encoder(self.modality.join([x, x]))  # one pass: each row draws a dropout mask of its own
         z1, z2 = self.head(h.pooled if self.config.pooling == "mean" else h.tokens[:, 0]).chunk(2)

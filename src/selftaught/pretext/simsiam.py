@@ -51,7 +51,7 @@ class SimSiam(TwoViews):
 
     def forward(self, batch: Batch) -> Step:
         if self.config.norm == "batch":
-            refuse_one(batch, "simsiam")
+            refuse_one(batch, self.name)
         z1, z2 = self.projected_apart(batch)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         loss = -(mean_cosine(p1, z2.detach()) + mean_cosine(p2, z1.detach())) / 2

@@ -61,7 +61,7 @@ class SupCon(TwoViews):
         return torch.where(draw < self.config.labels, batch.labels, none)
 
     def forward(self, batch: Batch) -> Step:
-        refuse_one(batch, "supcon", lacks="negatives")
+        refuse_one(batch, self.name, lacks="negatives")
         z1, z2 = self.projected(batch)
         labels = self.used(batch)
         loss, accuracy = sup_con(z1, z2, labels, self.config.temperature)

@@ -73,7 +73,7 @@ class Tiles(Pretext):
     def forward(self, batch: Batch) -> Step:
         """Loss: mean cross-entropy over the pictures."""
         if self.training and self.config.norm == "batch":
-            refuse_one(batch, type(self).__module__.rpartition(".")[2])
+            refuse_one(batch, self.name)
         tiles, y = self.drawn(batch)
         logits = self.logits(tiles)
         accuracy = (logits.argmax(1) == y).float().mean()

@@ -43,7 +43,7 @@ class VICReg(TwoViews):
     }
 
     def forward(self, batch: Batch) -> Step:
-        refuse_one(batch, "vicreg")
+        refuse_one(batch, self.name)
         z1, z2 = self.projected_apart(batch)
         c = self.config
         loss, *terms = vicreg(
