@@ -30,9 +30,12 @@ def file_hash(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file atomically: a reader sees the old or the new text, never a part."""
+    """Write a small file atomically: a reader sees the old or the new text, never a part.
+
+    Bytes of a path that are no UTF-8 become \\udce9, from which JSON reads the same path.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from pictures import encoded, folder, pixels, save
+from PIL import Image
 from tests.modality.corpus import english
 
 from selftaught.data import open_data
@@ -143,3 +144,33 @@ def test_tasks_want_what_data_can_offer():
     log = EventSource(["a", "b"], ["x", "y"], bounds, item, hashes=np.zeros(2, np.uint64))
     offered = {"image": known, "text": words, "event": set(event_offers(audit_events(log, None)))}
     assert all(find(name).wants <= offered[kind] for name in available() for kind in sorted(find(name).kinds)[:1])
+
+
+def test_a_resized_copy_on_an_even_background_is_near(tmp_path):
+    """Averages of an even colour differ by rounding alone, which is no edge."""
+    for k in range(12):
+        draw = np.random.default_rng(k)
+        picture = np.full((240, 240, 3), (201, 127, 30), np.uint8)
+        for _ in range(4):
+            (top, left), (height, width) = draw.integers(60, 150, 2), draw.integers(15, 60, 2)
+            picture[top : top + height, left : left + width] = draw.integers(0, 80, 3)
+        (tmp_path / f"{k:02d}.png").write_bytes(encoded(picture))
+        small = Image.fromarray(picture).resize((203, 203), Image.Resampling.BICUBIC)
+        (tmp_path / f"{k:02d} small.png").write_bytes(encoded(np.asarray(small)))
+    found = audit(open_data(tmp_path, cache=False))
+    assert (found.near_count, len(found.near)) == (24, 12)
+
+
+def test_a_band_that_most_codes_share_takes_no_quadratic_time(monkeypatch):
+    """Codes of which half is the same, as even margins give: near ones are found all the same."""
+    monkeypatch.setattr("selftaught.data.similar._WINDOW", 8)
+    compared = []
+    true = np.bitwise_count
+    monkeypatch.setattr(np, "bitwise_count", lambda x: (compared.append(len(x)), true(x))[1])
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 2**32, 1000, dtype=np.uint64) << np.uint64(16)
+    codes = np.concatenate([codes, codes[:200] ^ np.uint64(1 << 20), codes[200:400] ^ np.uint64(1 << 40 | 1 << 41)])
+    grey = rng.uniform(0, 255, (1000, 4, 4))
+    i, j = near_pairs(codes, np.concatenate([grey, grey[:400]]))
+    assert list(zip(i.tolist(), j.tolist())) == [(k, 1000 + k) for k in range(400)]
+    assert sum(compared) < 4 * 8 * 1400

@@ -303,3 +303,25 @@ def test_find_columns(tmp_path: Path) -> None:
     found = find_columns(write(tmp_path / "a.csv", [], "review,Customer ID,Product-Id,Date"), {})
     assert found is not None
     assert vars(found) == {"user": "Customer ID", "item": "Product-Id", "time": "Date", "rating": None}
+
+
+def test_blanks_around_cells_belong_to_no_id(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("user, item, time\nann, x, 1\nann,y , 2\nbob , x, 3\n")
+    source = opened(path)
+    assert histories(source) == {"ann": ["x", "y"], "bob": ["x"]}
+    assert list(source.items) == ["x", "y"]
+
+
+def test_nanoseconds_of_a_parquet_log(tmp_path: Path) -> None:
+    time = pa.array([1577836800000000001, 1577836801500000999, 1577836802000000000], pa.timestamp("ns"))
+    pq.write_table(pa.table({"user": ["a", "a", "b"], "item": ["x", "y", "x"], "time": time}), tmp_path / "a.parquet")
+    source = opened(tmp_path / "a.parquet")
+    assert source.time is not None
+    assert source.time.tolist() == [1577836800.0, 1577836801.5, 1577836802.0]
+
+
+def test_half_a_character_in_an_id_is_no_end(tmp_path: Path) -> None:
+    rows = [{"user": f"u{u}", "item": "\ud83d" if i == 0 else f"i{i}", "time": i} for u in range(5) for i in range(6)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "\\ud83d" in open_data(tmp_path / "a.jsonl", cache=False).items  # type: ignore[attr-defined]

@@ -105,3 +105,36 @@ def test_columns_of_the_log_itself_may_say_it(tmp_path: Path) -> None:
     assert source.about is not None
     assert source.about.words == ["Toy", "Bear", "Heat"]
     assert pairs(source.about) == [("7", "sort: fun"), ("7", "sort: new"), ("9", "sort: crime")]
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-8-sig"])
+def test_a_table_in_another_encoding(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("item_id,title,genres\n7,我们的故事,动作|喜剧\n9,大话西游,爱情\n".encode(encoding))
+    facts, _ = read_items(path, ITEMS)
+    assert facts.words == ["我们的故事", "", "大话西游"]
+    assert pairs(facts) == [("7", "genres: 动作"), ("7", "genres: 喜剧"), ("9", "genres: 爱情")]
+
+
+def test_a_table_that_is_partly_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("item_id,title\n7,一二三四五六七八九十好的\n9,".encode() + b"\xff\n")
+    with pytest.raises(UserError, match=r"a.csv is not UTF-8 text; save it as UTF-8$"):
+        read_items(path, ITEMS)
+
+
+@pytest.mark.parametrize("value", [{"title": "Toy", "genre": "fun"}, None, 3, ["a", ["b"]], [None]])
+def test_values_of_a_json_object_are_words_or_lists(value: object, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"7": "Toy", "9": value}))
+    with pytest.raises(
+        UserError, match=r"^'9' in .*a.json is .*, neither words nor a list of attributes; write a .jsonl"
+    ):
+        read_items(path, ITEMS)
+
+
+def test_lines_of_a_table_that_are_no_objects_are_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"item_id": "7", "title": "Toy"}\n["9", "Game"]\n')
+    with pytest.raises(UserError, match=r"a.jsonl must hold one JSON object a line"):
+        read_items(path, ITEMS)

@@ -351,3 +351,26 @@ def test_columns_are_named_in_the_path(tmp_path: Path) -> None:
     assert len(source) == 4
     with pytest.raises(UserError, match=r"'file' after \? names no column"):
         open_data(f"{table}?file=where")
+
+
+def test_texts_that_are_called_like_pictures_are_theirs(tmp_path: Path) -> None:
+    """Boxes and captions beside pictures, and in a folder of their own beside theirs."""
+    for i in range(5):
+        save(tmp_path / f"{i}.png", i)
+        (tmp_path / f"{i}.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert open_data(tmp_path).kind == "image"
+    for place, end in (("images", "png"), ("labels", "txt")):
+        (tmp_path / place).mkdir()
+        for path in tmp_path.glob(f"*.{end}"):
+            path.rename(tmp_path / place / path.name)
+    assert open_data(tmp_path).kind == "image"
+    for i in range(9):
+        (tmp_path / f"letter {i}.txt").write_text(f"dear reader {i}")
+    assert open_data(tmp_path).kind == "text"
+
+
+def test_names_of_pictures_that_are_not_there_are_no_texts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"20 of 20 pictures in the list .*\(nope/0.jpg: no such file"):
+        open_data([f"nope/{i}.jpg" for i in range(20)])
+    assert open_data(["what is in a.jpg", "and in b.jpg", "c.jpg"]).kind == "text"

@@ -224,3 +224,16 @@ class TestDirect:
             path.unlink()
         with pytest.raises(RunStopped, match="is the disk still there"):
             source.fetch(np.arange(10))
+
+
+def test_a_list_in_another_order_has_a_cache_of_its_own(tmp_path):
+    folder(tmp_path, 60)
+    rows = [f"{i:03d}.png,{i}\n" for i in range(60)]
+    table = tmp_path / "t.csv"
+    for order in (list(range(60)), [0, 2, 1, *range(3, 60)]):
+        table.write_text("path,label\n" + "".join(rows[i] for i in order))
+        source = open_data(table)
+        assert [source.classes[k] for k in source.labels] == [str(i) for i in order]
+        batch = source.fetch(np.array([1, 2]))["pixels"]
+        for row in range(2):
+            np.testing.assert_array_equal(batch[row].permute(1, 2, 0).numpy(), pixels(order[1 + row]))

@@ -115,6 +115,7 @@ def test_bad_documents_are_left_out_counted_and_listed(tmp_path: Path) -> None:
     assert [tuple(s) for s in source.skipped] == [
         ("40.txt", "binary file (it holds zero bytes)"),
         ("41.txt", "not utf-8 from byte 70003 on"),
+        ("42.txt", "it is empty"),
     ]
     lines = tmp_path / "lines.txt"
     lines.write_bytes("好 line\n".encode() * 50 + b"broken \xff line\n" + b"fine again\n")
@@ -276,3 +277,71 @@ def test_an_audit_names_scripts_duplicates_and_leaks() -> None:
     assert "Chinese" in audit_texts(open_data(list(CHINESE))).scripts  # type: ignore[arg-type]
     assert text_offers(found)["documents"][0]
     assert not text_offers(audit_texts(other))["documents"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("非常好，很满意！", "gbk"),
+        ("质量不错", "gbk"),
+        ("今天的外卖很好吃，送餐也很快！" * 400 + "a" + "下次还会再来。" * 400, "gbk"),  # cut within a character
+        ("배송이 빠르고 포장도 꼼꼼합니다. 몸이 아파요", "cp949"),
+        ("대한민국의 수도는 서울이다. " * 400, "cp949"),
+        ("今日は天気がとてもいいです。" * 3, "shift_jis"),
+        ("東京大学の学生が図書館で本を読む。a\n" * 300, "shift_jis"),
+        ("今天的天氣很好，我們一起去公園玩a\n" * 300, "big5"),
+        ("Хороший товар, быстрая доставка, очень понравился. " * 20, "koi8-r"),
+    ],
+)
+def test_languages_are_told_apart(text: str, encoding: str, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_bytes(f"{text}{name}".encode(encoding))
+    assert contents(opened(tmp_path, tmp_path)) == [f"{text}a", f"{text}b"]
+
+
+def test_a_stray_quote_costs_its_own_row_alone(tmp_path: Path) -> None:
+    for stray, end in (('"good product', ""), ('"good product', '"fine, too"'), ("fine", '"open')):
+        rows = [f"{i},text number {i}" for i in range(1000)]
+        rows[3], rows[500], rows[999] = f"3,{stray}", '500,"two\n\nlines, and ""more"""', f"999,{end}"
+        rows[600] = '600,"so" to speak'
+        file = tmp_path / "a.csv"
+        file.write_text("id,text\n" + "\n".join(rows), "utf-8")
+        source = opened(file, tmp_path)
+        bad = [n for n, text in ((5, stray), (1001, end)) if text in ('"good product', '"open')]
+        skipped = [(f"row {n}", "a quote that is not closed") for n in bad] + [("row 1001", "it is empty")] * (not end)
+        assert [tuple(s) for s in source.skipped] == skipped
+        assert contents(source)[500 - (5 in bad)] == 'two\n\nlines, and "more"'
+        assert len(source) == 1000 - len(skipped)
+        assert source.sizes.max() < 30
+
+
+def test_json_lines_without_a_label_are_texts(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    rows = [{"text": f"text {i}"} | ({"kind": f"k{i % 2}"} if i < 4 else {}) for i in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = opened(f"{file}?label=kind", tmp_path)
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 1, 0, 1] + [-1] * 16
+    assert source.skipped == []
+    with pytest.raises(UserError, match="has no column 'kid'"):
+        opened(f"{file}?label=kid", tmp_path)
+
+
+def test_a_column_may_have_a_long_name(tmp_path: Path) -> None:
+    name = "评论内容" * 20
+    file = tmp_path / "a.csv"
+    file.write_text(f"id,{name},b\n1,one,two\n2,three,four\n", "utf-8")
+    assert contents(opened(f"{file}?text={name}", tmp_path)) == ["one", "three"]
+    assert contents(opened(f"{file}?text=b", tmp_path)) == ["two", "four"]
+
+
+def test_empty_rows_are_counted_and_are_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("id,text\n" + "".join(f"{i},{'' if i % 4 == 1 else f'text {i}'}\n" for i in range(40)))
+    for _ in range(2):  # written, then reused
+        source = opened(file, tmp_path)
+        assert len(source) == 30
+        assert [tuple(s) for s in source.skipped] == [(f"row {i + 2}", "it is empty") for i in range(1, 40, 4)]
+    file.write_text("id,text\n1,\n2, \n")
+    with pytest.raises(UserError, match="holds no text; every document is empty"):
+        opened(file, tmp_path)

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 BLOCK = 1 << 23
-_LINES = 200  # of one row, at most
+LINES = 200  # of one row, at most
 _LONG = "a line of more than 8 MB"
-_OPEN = "a quote that is not closed"
+OPEN = "a quote that is not closed"
 
 
 class Block(NamedTuple):
@@ -124,10 +124,10 @@ def _repaired(block: bytes, names: list[str], wanted: list[str], separator: str,
             at += 1
             continue
         end = _end(lines, at, len(names), separator)
-        if end is None and not last and len(lines) - at < _LINES:
+        if end is None and not last and len(lines) - at < LINES:
             break
         if end is None:
-            broken.append((len(kept) + len(broken), _OPEN))
+            broken.append((len(kept) + len(broken), OPEN))
             at += 1
         else:
             kept.append(b" ".join(line.strip(b"\r") for line in lines[at:end]))
@@ -140,7 +140,7 @@ def _repaired(block: bytes, names: list[str], wanted: list[str], separator: str,
 
 def _end(lines: list[bytes], at: int, columns: int, separator: str) -> int | None:
     """The line behind the row that begins at `at`; None where there is no such row."""
-    for end in range(at + 1, min(at + _LINES, len(lines))):
+    for end in range(at + 1, min(at + LINES, len(lines))):
         if b'"' in lines[end]:
             row = b"\n".join(lines[at : end + 1])
             if not _is_open(row, separator):

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selftaught.data.csv_blocks import read_blocks
-from selftaught.data.listing import why
+from selftaught.data.listing import shown, why
 from selftaught.errors import UserError, unknown
 
 TABLES = frozenset({".csv", ".tsv", ".inter", ".jsonl", ".parquet"})
@@ -193,16 +194,18 @@ def _part(found: dict[str, pa.Array], columns: Columns, first: int, broken: list
 
 
 def _text(column: pa.Array) -> pa.Array:
-    """As strings; null where the bytes are no UTF-8."""
+    """As strings without blanks around them, as in `user, item`; null where the bytes are no UTF-8."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.string())
+        micro = pc.CastOptions(pa.timestamp("us"), allow_time_truncate=True)
+        column = pc.cast(column, options=micro).cast(pa.int64()).cast(pa.string())
     try:
-        return column.cast(pa.string())
+        texts = column.cast(pa.string())
     except pa.ArrowInvalid:
-        return pa.array([_decoded(x) for x in column.to_pylist()], pa.string())
+        texts = pa.array([_decoded(x) for x in column.to_pylist()], pa.string())
+    return pc.utf8_trim_whitespace(texts)
 
 
 def _decoded(value: bytes | None) -> str | None:
@@ -237,7 +240,7 @@ def _json_lines(path: Path, columns: Columns) -> Iterator[Part]:
                     continue
                 rows.append(row)
             values = {
-                name: pa.array([None if r.get(name) is None else str(r[name]) for r in rows], pa.string())
+                name: pa.array([None if r.get(name) is None else shown(str(r[name])) for r in rows], pa.string())
                 for name in names
             }
             yield _part(values, columns, at, broken)

@@ -21,7 +21,7 @@ from selftaught.data.ragged import within
 from selftaught.data.source import Skipped, content_hash
 from selftaught.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 _LISTED = 20  # bad rows that are listed; the others are counted
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from selftaught.data import encodings
 from selftaught.data.csv_blocks import read_blocks
 from selftaught.data.event_files import USUAL, header, plain, separator
 from selftaught.data.listing import why
-from selftaught.errors import UserError, unknown
+from selftaught.errors import BadSample, UserError, unknown
 
 SUFFIXES = frozenset({".csv", ".tsv", ".item", ".jsonl", ".parquet", ".json"})
 _WORDS = ["title", "name", "text", "description", "movie_title", "item_name", "product_name", "product_title"]
@@ -74,7 +75,7 @@ def read_items(
             seen.add(at)
             said[at] = said[at] or text.strip()
             pairs.update((at, codes.setdefault(name, len(codes))) for name in has)
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except (OSError, pa.ArrowException, ValueError, RecursionError) as error:
         reason = why(error) if isinstance(error, OSError) else str(error).splitlines()[0][:200]
         raise UserError(f"{path} cannot be read: {reason}") from None
     if not seen:
@@ -94,7 +95,15 @@ def _rows(
         if not isinstance(found, dict):
             raise UserError(f"{path} must hold one object, {{item: [attributes]}} or {{item: words}}")
         for item, value in found.items():
-            yield (item, value, []) if isinstance(value, str) else (item, "", [str(x) for x in value])
+            if isinstance(value, list) and all(isinstance(x, str | int | float) for x in value):
+                yield item, "", [str(x) for x in value]
+            elif isinstance(value, str):
+                yield item, value, []
+            else:
+                raise UserError(
+                    f"'{item}' in {path} is {json.dumps(value)[:80]}, neither words nor a list of attributes; write a .jsonl "
+                    "with a row for each item where there are several fields"
+                )
         return
     names = header(path)
     by_name = {plain(name): name for name in reversed(names)}
@@ -120,7 +129,7 @@ def _rows(
             f"{', '.join(names[:20])}"
         )
     for batch in _tables(path, names, list(dict.fromkeys([ids[0], *text, *has]))):
-        columns = [_texts(batch, name) for name in (ids[0], *text, *has)]
+        columns = _texts(batch, [ids[0], *text, *has], path)
         for item, *rest in zip(*columns, strict=True):
             cells = zip(has, rest[len(text) :], strict=True)
             yield item, rest[0] if text else "", [f"{plain(c)}: {x}" for c, cell in cells for x in _cut(c, cell)]
@@ -132,6 +141,8 @@ def _tables(path: Path, names: list[str], wanted: list[str]) -> Iterator[pa.Reco
     elif path.suffix.lower() == ".jsonl":
         with path.open(encoding="utf-8") as stream:
             rows = [json.loads(line) for line in stream if line.strip()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"{path} must hold one JSON object a line")
         yield pa.table({name: [_flat(row.get(name)) for row in rows] for name in wanted})
     else:
         quotes = path.suffix.lower() != ".item"
@@ -143,9 +154,15 @@ def _flat(value: object) -> str:
     return "|".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
-def _texts(batch: pa.RecordBatch | pa.Table, name: str) -> list[str]:
-    values = batch.column(name).to_pylist()
-    return [x.decode("utf-8", "replace") if isinstance(x, bytes) else _flat(x) for x in values]
+def _texts(batch: pa.RecordBatch | pa.Table, names: list[str], path: Path) -> list[list[str]]:
+    """Columns as text, in the one encoding of all their cells."""
+    columns = [batch.column(name).to_pylist() for name in names]
+    wide = b"\n".join(x for column in columns for x in column if isinstance(x, bytes) and not x.isascii())
+    try:
+        encoding = encodings.of_bytes(wide)
+        return [[x.decode(encoding) if isinstance(x, bytes) else _flat(x) for x in column] for column in columns]
+    except (BadSample, UnicodeDecodeError):
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from None
 
 
 def _cut(column: str, cell: str) -> list[str]:

@@ -63,7 +63,7 @@ class Listing:
         otherwise share a key.
         """
         digest = hashlib.blake2b(digest_size=16)
-        for name, size, time in sorted(self.stamps):
+        for name, size, time in self.stamps:  # in their order: what is prepared is known by its position
             digest.update(f"{name}\0{size}\0{time}\n".encode(errors="surrogateescape"))
         for index in np.unique(np.linspace(0, len(self) - 1, 16).astype(int)) if len(self) else ():
             try:
@@ -100,6 +100,11 @@ def _check_file(path: Path) -> None:
         raise BadSample(f"file of {status.st_size / 2**20:.0f} MB; limit is {MAX_FILE_BYTES // 2**20} MB{lines}")
 
 
+def shown(name: str) -> str:
+    """A name as it is told and written: bytes of a file's name that are no UTF-8 as \\udce9, which any file can hold."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def why(error: OSError) -> str:
     """A system error as a short reason."""
     if isinstance(error, FileNotFoundError):
@@ -134,7 +139,7 @@ def scan_folder(
         except OSError as error:
             if not folder:
                 raise UserError(f"cannot read folder {root}: {why(error)}; check its path and permissions") from None
-            skipped.append(Skipped(folder, why(error)))
+            skipped.append(Skipped(shown(folder), why(error)))
             continue
         below = []
         for entry in ordered:
@@ -142,15 +147,18 @@ def scan_folder(
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path per file costs more than its stat
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
-            if entry.is_dir():
-                below.append(name + "/")
-            elif suffix not in suffixes:
-                others[suffix] = others.get(suffix, 0) + 1
-            elif entry.is_file():
-                status = entry.stat()
-                found.append((name, status.st_size, status.st_mtime_ns))
-            else:
-                skipped.append(Skipped(name, "broken link" if entry.is_symlink() else "not a regular file"))
+            try:
+                if entry.is_dir():
+                    below.append(name + "/")
+                elif suffix not in suffixes:
+                    others[suffix] = others.get(suffix, 0) + 1
+                elif entry.is_file():
+                    status = entry.stat()
+                    found.append((name, status.st_size, status.st_mtime_ns))
+                else:
+                    skipped.append(Skipped(shown(name), "broken link" if entry.is_symlink() else "not a regular file"))
+            except OSError as error:  # a link to itself, or into a folder that is locked
+                skipped.append(Skipped(shown(name), why(error)))
         pending.extend(reversed(below))
     return sorted(found), skipped, others
 

@@ -1,7 +1,7 @@
 """One entry for whatever the user has: open_data. Which kind of data it is follows from the files."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from selftaught.data import arrays, event_files, event_log, item_table, tables, 
 from selftaught.data.asked import parted
 from selftaught.data.cache import cache_or_none, free_bytes, show_bytes
 from selftaught.data.images import EqualStore, ImageSource
-from selftaught.data.listing import Listing, labels_from_folders, number_labels, scan_folder
+from selftaught.data.listing import Listing, labels_from_folders, number_labels, scan_folder, shown
 from selftaught.data.loaders import MIN_SIDE, DatasetLoader, FileLoader, Loader, pixel_hash
 from selftaught.data.prepare import (
     FORMAT,
@@ -93,9 +93,7 @@ def open_data(
     if isinstance(data, str | os.PathLike):
         return _open_path(str(data), options, path_column, label_column)
     if isinstance(data, list | tuple) and data and all(isinstance(item, str | os.PathLike) for item in data):
-        if not any(text_files.is_file(Path(item)) for item in data[:16]) and all(
-            isinstance(item, str) for item in data
-        ):
+        if all(isinstance(item, str) for item in data) and not _are_paths(data):
             return texts.from_list([str(item) for item in data])
         return _open_listing(tables.list_paths(Path("the list"), [(os.fspath(item), None) for item in data]), options)
     if isinstance(data, tuple) and len(data) == 2:
@@ -157,7 +155,7 @@ def _open_path(data: str, options: _Options, path_column: str | None, label_colu
     elif path.is_dir():
         stamps, skipped, others = scan_folder(path, PICTURE_SUFFIXES | text_files.SUFFIXES | {".tar"})
         written = [stamp for stamp in stamps if Path(stamp[0]).suffix.lower() in text_files.SUFFIXES]
-        if plan.split or plan.text or 2 * len(written) > len(stamps):
+        if plan.split or plan.text or _are_texts(written, stamps):
             if len(stamps) > len(written):
                 options.say(f"{len(stamps) - len(written)} pictures or .tar beside the texts in {path} are not read")
             return _open_texts(path, written, skipped, plan, options)
@@ -200,6 +198,22 @@ def _open_log(path: Path, given: dict[str, str], options: "_Options") -> Source:
         if without:
             options.say(f"{without} of {len(source.items)} items are not in {table}")
     return source
+
+
+def _are_paths(data: Sequence[str]) -> bool:
+    """Whether strings name files: one of the first is there, or most end like a picture's name and have no blank."""
+    if any(text_files.is_file(Path(item)) for item in data[:16]):
+        return True
+    ends = tuple(PICTURE_SUFFIXES)
+    return 2 * sum(item.lower().endswith(ends) and len(item.split()) == 1 for item in data) > len(data)
+
+
+def _are_texts(written: list[tuple[str, int, int]], stamps: list[tuple[str, int, int]]) -> bool:
+    """Whether a folder is one of texts: most of its files are, and most of them are not called like a picture, whose boxes or
+    caption they hold then."""
+    pictures = {Path(name).stem for name, _, _ in set(stamps) - set(written)}
+    alone = sum(Path(name).stem not in pictures for name, _, _ in written) if pictures else len(written)
+    return 2 * len(written) > len(stamps) and 2 * alone > len(written)
 
 
 def _is_text(path: Path, plan: text_files.Plan) -> bool:
@@ -249,12 +263,12 @@ def _list_folder(
         )
     if len(stamps) > len(pictures):
         say(f"{len(stamps) - len(pictures)} .tar beside the pictures in {root} are not read; pass them by themselves")
-    names = [name for name, _, _ in pictures]
+    names = [shown(name) for name, _, _ in pictures]
     labels, classes, note = labels_from_folders(names)
     return Listing(
         root,
         names,
-        [root / name for name in names],
+        [root / name for name, _, _ in pictures],
         pictures,
         labels=labels,
         classes=classes,

@@ -17,7 +17,7 @@ from selftaught.data.loaders import Loader
 from selftaught.data.source import Skipped
 from selftaught.errors import BadSample, UserError
 
-FORMAT = 3  # of the prepared folder; part of its key
+FORMAT = 4  # of the prepared folder; part of its key
 _BLOCK = 4 * 2**20  # bytes decoded by a thread before it hands them over
 _PROBES = 32
 T = TypeVar("T")
@@ -196,7 +196,7 @@ def _write(
     np.save(folder / "hashes.npy", np.array(hashes, np.uint64))
     np.save(folder / "shapes.npy", np.array(shapes, np.int32).reshape(-1, 3))
     meta = {"format": FORMAT, "listed": len(loader), "samples": len(kept), "skipped": skipped}
-    (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), "utf-8")
+    (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), "utf-8", "backslashreplace")
 
 
 def open_prepared(folder: Path, listed: int) -> Prepared | None:

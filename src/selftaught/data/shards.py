@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selftaught.data.listing import MAX_FILE_BYTES, Listing, labels_from_folders, number_labels, why
+from selftaught.data.listing import MAX_FILE_BYTES, Listing, labels_from_folders, number_labels, shown, why
 from selftaught.data.source import Skipped
 from selftaught.errors import UserError
 
@@ -77,10 +77,10 @@ def list_shards(root: Path, shards: list[Path], suffixes: frozenset[str]) -> Lis
             raise UserError(f"cannot read shard {shard}: {why(error)}; check the pattern or the file") from None
         stamps.append((shard.name, status.st_size, status.st_mtime_ns))
         pictures, labels, bad = _index(shard, suffixes)
-        skipped += [Skipped(f"{shard.name}/{name}" if name else shard.name, reason) for name, reason in bad]
+        skipped += [Skipped(shown(f"{shard.name}/{name}" if name else shard.name), reason) for name, reason in bad]
         for member in pictures:
-            names.append(f"{shard.name}/{member.name}")
-            members.append(member.name)
+            names.append(shown(f"{shard.name}/{member.name}"))
+            members.append(shown(member.name))
             files.append(shard)
             where.append((member.offset, member.size))
             values.append(labels.get(_key(member.name)))
@@ -187,4 +187,4 @@ def _label(suffix: str, data: bytes) -> str | None:
         return None
     if isinstance(value, dict):
         value = next((value[key] for key in _LABEL_KEYS if key in value), None)
-    return str(value) if isinstance(value, str | int) and str(value) else None
+    return shown(str(value)) if isinstance(value, str | int) and str(value) else None

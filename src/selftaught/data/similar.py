@@ -14,6 +14,8 @@ MAX_DISTANCE = 3  # bits of 64 in which near duplicates may differ
 MIN_CORRELATION = 0.98  # between their 16 x 16 thumbnails: the hash alone confuses plain pictures (digits, textures)
 MIN_CONTRAST = 4.0  # standard deviation in grey levels below which a thumbnail says nothing
 _BANDS = 4  # MAX_DISTANCE + 1: two codes that differ in 3 bits agree in one of four bands (pigeonhole)
+_WINDOW = 1024
+_COMPARED = 2**16  # pairs of thumbnails held at a time
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 _PIXELS = 2**22  # canvas pixels handled at a time
 
@@ -56,7 +58,8 @@ def _batches(source: ImageSource) -> Iterator[np.ndarray]:
 
 def dhash(grey: np.ndarray) -> np.ndarray:
     """64-bit difference hash uint64 [N] of grey thumbnails [N, 8, 9]: is each cell's right neighbour brighter?"""
-    bits = (grey[:, :, 1:] > grey[:, :, :-1]).reshape(len(grey), 64)
+    # By half a grey level: the averages of an even colour differ by rounding, another way in every size of a picture.
+    bits = (grey[:, :, 1:] > grey[:, :, :-1] + 0.5).reshape(len(grey), 64)
     return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
@@ -65,7 +68,9 @@ def near_pairs(codes: np.ndarray, grey: np.ndarray) -> tuple[np.ndarray, np.ndar
 
     codes: uint64 [N] from dhash; grey: other thumbnails [N, h, w] of the same pictures. A pair is near where its codes
     differ in at most MAX_DISTANCE bits and its thumbnails correlate with at least MIN_CORRELATION. Pictures without
-    contrast have no pair. Codes are grouped by each of four 16-bit bands: only pictures that share one are compared.
+    contrast have no pair. Codes are grouped by each of four 16-bit bands: only pictures that share one are compared. Of more
+    than 1025 that do (even margins alone give a band), each is compared with the next 1024 by their whole codes, so that
+    a large set takes no quadratic time.
     """
     flat = grey.reshape(len(grey), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
@@ -73,14 +78,15 @@ def near_pairs(codes: np.ndarray, grey: np.ndarray) -> tuple[np.ndarray, np.ndar
     flat[useful] /= np.linalg.norm(flat[useful], axis=1, keepdims=True)
     found = [np.empty((2, 0), np.int64)]
     for band in range(_BANDS):
-        value = (codes[useful] >> np.uint64(16 * band)) & np.uint64(0xFFFF)
-        order = useful[np.argsort(value, kind="stable")]
-        bounds = np.flatnonzero(np.diff(np.sort(value))) + 1
-        for left, right in bucket_pairs(np.concatenate([[0], bounds, [len(order)]])):
+        # The band as the highest bits, the next lower ones behind it: in one of the four turns what differs comes last.
+        turned = codes << np.uint64(48 - 16 * band) | codes >> np.uint64(16 + 16 * band)
+        order = useful[np.argsort(turned[useful], kind="stable")]
+        bounds = np.flatnonzero(np.diff(turned[order] >> np.uint64(48))) + 1
+        for left, right in bucket_pairs(np.concatenate([[0], bounds, [len(order)]]), _WINDOW):
             i, j = order[left], order[right]
-            close = np.bitwise_count(codes[i] ^ codes[j]) <= MAX_DISTANCE
-            i, j = i[close], j[close]
-            alike = np.einsum("nd,nd->n", flat[i], flat[j]) >= MIN_CORRELATION
-            found.append(np.stack([i, j])[:, alike])
+            close = np.flatnonzero(np.bitwise_count(codes[i] ^ codes[j]) <= MAX_DISTANCE)
+            for part in np.split(close, range(_COMPARED, len(close), _COMPARED)):
+                alike = np.einsum("nd,nd->n", flat[i[part]], flat[j[part]]) >= MIN_CORRELATION
+                found.append(np.stack([i[part], j[part]])[:, alike])
     unique = np.unique(np.sort(np.concatenate(found, axis=1), axis=0), axis=1)
     return unique[0], unique[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selftaught.data.listing import Listing, number_labels, why
+from selftaught.data.listing import Listing, number_labels, shown, why
 from selftaught.data.source import Skipped
 from selftaught.errors import UserError
 
@@ -48,9 +48,9 @@ def list_paths(root: Path, rows: list[tuple[str, str | None]], folder: Path = Pa
         try:
             status = path.stat()
         except (OSError, ValueError) as error:
-            skipped.append(Skipped(name, why(error) if isinstance(error, OSError) else "not a path"))
+            skipped.append(Skipped(shown(name), why(error) if isinstance(error, OSError) else "not a path"))
             continue
-        names.append(name)
+        names.append(shown(name))
         files.append(path)
         stamps.append((name, status.st_size, status.st_mtime_ns))
         values.append(value)

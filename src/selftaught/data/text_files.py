@@ -4,6 +4,7 @@ import codecs
 import csv
 import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import IO, AnyStr, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selftaught.data.listing import read_file, why
+from selftaught.data import encodings
+from selftaught.data.csv_blocks import LINES, OPEN
+from selftaught.data.listing import read_file, shown, why
 from selftaught.data.tables import LABEL_COLUMNS, choose_column
 from selftaught.errors import BadSample, UserError
 
@@ -124,44 +127,9 @@ def _cut(document: Document) -> Iterator[Document]:
         start = stop
 
 
-def _encoding(file: Path) -> str:
-    """The encoding of a text file, from its first bytes. Raises BadSample where it is no text."""
-    with file.open("rb") as stream:
-        head = stream.read(1 << 16)
-    for mark, name in (
-        (codecs.BOM_UTF8, "utf-8-sig"),
-        (codecs.BOM_UTF32_LE, "utf-32"),
-        (codecs.BOM_UTF32_BE, "utf-32"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if head.startswith(mark):
-            return name
-    if b"\0" in head:
-        raise BadSample("binary file (it holds zero bytes)")
-    if _is_utf8(head):
-        return "utf-8"
-    try:
-        from charset_normalizer import from_bytes
-    except ImportError as error:
-        raise UserError("text needs the extra 'text': pip install 'selftaught[text]'") from error
-
-    best = from_bytes(head[:8192], cp_exclusion=["utf_16", "utf_32", "utf_7"]).best()
-    if best is None:
-        raise BadSample("not text in any known encoding; save it as UTF-8")
-    return "gb18030" if best.encoding in ("gb2312", "gbk", "cp936", "hz") else best.encoding
-
-
-def _is_utf8(head: bytes) -> bool:
-    """Whether bytes are UTF-8, or nearly: ten of its longer characters for each that is broken."""
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
-    broken = text.count("\ufffd")
-    return broken == 0 or sum(ord(c) > 127 for c in text) - broken > 10 * broken
-
-
 def _lines(file: Path) -> Iterator[tuple[int, str | None]]:
     """(number, line) of a text file, long lines in pieces; None for a line that its encoding does not allow."""
-    encoding = _encoding(file)
+    encoding = encodings.of_file(file)
     if encoding.startswith(("utf-16", "utf-32")):
         with file.open(encoding=encoding, errors="replace", newline=None) as stream:
             number = 1
@@ -236,7 +204,7 @@ def _usual_split(file: Path, say: Callable[[str], None]) -> str:
 def _plain(file: Path, name: str, split: str) -> Iterator[Document]:
     if split == "file":
         data = read_file(file)
-        encoding = _encoding(file)
+        encoding = encodings.of_file(file)
         try:
             yield Document(name, data.decode(encoding))
         except UnicodeDecodeError as error:
@@ -282,9 +250,10 @@ def _parts(file: Path, name: str) -> Iterator[Document]:
 
 
 def _jsonl(file: Path, plan: Plan) -> Iterator[Document]:
+    has_label = set[bool]()
     with file.open("rb") as stream:
         for number, line in enumerate(_short_lines(stream), 1):
-            name = f"{file.name}:{number}"
+            name = f"{shown(file.name)}:{number}"
             if line is None:
                 yield Document(name, "", bad=_TOO_LONG)
                 continue
@@ -293,15 +262,18 @@ def _jsonl(file: Path, plan: Plan) -> Iterator[Document]:
             try:
                 row = json.loads(line)
                 text = row[choose_column(list(row), plan.text, TEXT_COLUMNS, file) or "text"]
-                label = choose_column(list(row), plan.label, LABEL_COLUMNS, file)
+                label = choose_column(list(row), None, LABEL_COLUMNS, file) if plan.label is None else plan.label
+                value = row.get(label)  # a row without one is a text without a label
             except (ValueError, TypeError, KeyError, UserError, RecursionError):
                 yield Document(name, "", bad="not a JSON object with a text field")
                 continue
             if not isinstance(text, str):
                 yield Document(name, "", bad=f"its text is of type {type(text).__name__}")
                 continue
-            value = row[label] if label else None
-            yield Document(name, text, None if value is None else str(value))
+            has_label.add(label in row)
+            yield Document(name, text, None if value is None else shown(str(value)))
+    if plan.label is not None and has_label == {False}:  # no row has one: its name may be wrong
+        choose_column(columns(file), plan.label, LABEL_COLUMNS, file)
 
 
 def _short_lines(stream: IO[AnyStr]) -> Iterator[AnyStr | None]:
@@ -313,25 +285,62 @@ def _short_lines(stream: IO[AnyStr]) -> Iterator[AnyStr | None]:
             line = stream.readline(LONGEST)
 
 
-def _rows(table: Path, stream: IO[str]) -> Iterator[list[str]]:
-    """The rows of a table as lists of cells; csv.Error for one that is broken, after which the next ones can be read."""
+class _Lines(Iterator[str]):
+    """The lines of a table, for a csv.reader. taken: those of the row that is being read. Raises csv.Error where that row is
+    open still after many lines or at the end of the file, and for a line that is too long."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._lines, self._ahead = _short_lines(stream), deque[str | None]()
+        self.taken: list[str] = []
+
+    def __next__(self) -> str:
+        line = self._ahead.popleft() if self._ahead else next(self._lines, "")
+        if self.taken and (not line or len(self.taken) == LINES):
+            if line != "":
+                self._ahead.appendleft(line)
+            raise csv.Error(OPEN)
+        if line is None:
+            raise csv.Error(_TOO_LONG)
+        if line == "":
+            raise StopIteration
+        self.taken.append(line)
+        return line
+
+    def give_back(self) -> None:
+        """Of the row that was read its first line alone is past."""
+        self._ahead.extendleft(reversed(self.taken[1:]))
+
+
+def _rows(table: Path, stream: IO[str]) -> Iterator[list[str] | str]:
+    """The rows of a table as lists of cells; of one that is broken, why: its first line alone is left out."""
     csv.field_size_limit(LONGEST)
-    return csv.reader(map(_whole, _short_lines(stream)), delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
-
-
-def _whole(line: str | None) -> str:
-    if line is None:
-        raise csv.Error(_TOO_LONG)
-    return line
+    delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
+    lines = _Lines(stream)
+    reader = csv.reader(lines, delimiter=delimiter)
+    while True:
+        lines.taken.clear()
+        try:
+            cells = next(reader)
+            # A stray quote ends at that of a later row's cell, and letters follow: no whole row.
+            if len(lines.taken) > 1:
+                next(csv.reader(lines.taken, delimiter=delimiter, strict=True))
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield OPEN if len(lines.taken) > 1 else str(error)
+            lines.give_back()
+        else:
+            yield cells
 
 
 def _columns(table: Path) -> list[str]:
     try:
         if table.suffix.lower() == ".parquet":
             return list(pq.read_schema(table).names)
-        with table.open(encoding=_encoding(table), newline="", errors="replace") as file:
-            return next(_rows(table, file), [])
-    except (OSError, pa.ArrowException, csv.Error, BadSample):
+        with table.open(encoding=encodings.of_file(table), newline="", errors="replace") as file:
+            found = next(_rows(table, file), [])
+            return found if isinstance(found, list) else []
+    except (OSError, pa.ArrowException, BadSample):
         return []  # whoever reads it next says what is wrong with it
 
 
@@ -354,23 +363,14 @@ def _table(table: Path, plan: Plan) -> Iterator[Document]:
                     yield Document(f"row {row}", str(value or ""), None if given is None else str(given))
         return
     at, label_at = columns.index(text), None if label is None else columns.index(label)
-    with table.open(encoding=_encoding(table), newline="", errors="replace") as file:
-        reader = _rows(table, file)
-        next(reader)
-        row = 1
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                row += 1
-                yield Document(f"row {row}", "", bad=str(error))
-                continue
-            row += 1
-            if len(cells) <= at:
-                if cells:
-                    yield Document(f"row {row}", "", bad=f"{len(cells)} cells, the text is in cell {at + 1}")
-                continue
-            given = cells[label_at] if label_at is not None and len(cells) > label_at else None
-            yield Document(f"row {row}", cells[at], given or None)
+    with table.open(encoding=encodings.of_file(table), newline="", errors="replace") as file:
+        found = _rows(table, file)
+        next(found)
+        for row, cells in enumerate(found, 2):
+            if isinstance(cells, str):
+                yield Document(f"row {row}", "", bad=cells)
+            elif len(cells) > at:
+                given = cells[label_at] if label_at is not None and len(cells) > label_at else None
+                yield Document(f"row {row}", cells[at], given or None)
+            elif cells:
+                yield Document(f"row {row}", "", bad=f"{len(cells)} cells, the text is in cell {at + 1}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selftaught.data import text_files
 from selftaught.data.asked import parted
-from selftaught.data.listing import why
+from selftaught.data.listing import shown, why
 from selftaught.data.source import Skipped, Source
 from selftaught.data.texts import TextSource, from_list
 from selftaught.data.tokens import Progress, TokenSource, tokenized
@@ -226,7 +226,9 @@ def _files(path: Path, given: dict[str, str], say: Callable[[str], None], target
             if len(inside) > len(tables):
                 say(f"{len(inside) - len(tables)} files beside the tables in {path} are not read")
             for table in tables:
-                yield from (pair._replace(name=f"{table.name} {pair.name}") for pair in _table(table, given, target))
+                yield from (
+                    pair._replace(name=f"{shown(table.name)} {pair.name}") for pair in _table(table, given, target)
+                )
             return
         if "source" not in given or (target and "target" not in given):
             known = "does not exist" if not path.is_dir() else "holds no table"
@@ -255,7 +257,7 @@ def _aligned(files: list[Path]) -> Iterator[Pair]:
         if len(files) == 1 or counts[0] == counts[1]:
             source, target = lines[0][1], lines[-1][1]
             bad = "bytes that its encoding does not allow, or an endless line" if None in (source, target) else None
-            yield Pair(f"{files[0].name}:{number}", (source or "").strip(), (target or "").strip(), bad)
+            yield Pair(f"{shown(files[0].name)}:{number}", (source or "").strip(), (target or "").strip(), bad)
     if len(files) == 2 and counts[0] != counts[1]:
         raise UserError(
             f"{files[0]} has {counts[0]} lines and {files[1]} {counts[1]}; line n of one must be the translation of line n "

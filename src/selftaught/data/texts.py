@@ -1,5 +1,6 @@
 """Text documents as a Source: read once into a prepared folder, and memory-mapped from there."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,13 +10,14 @@ import numpy as np
 from torch import Tensor
 
 from selftaught.data.cache import discard, show_bytes, writing
-from selftaught.data.listing import Listing, labels_from_folders, number_labels
+from selftaught.data.listing import Listing, labels_from_folders, number_labels, shown
 from selftaught.data.source import Skipped, Source, content_hash
 from selftaught.data.text_files import Document, Plan, Progress, documents
 from selftaught.errors import UserError
 
-FORMAT = 2  # of the prepared folder; part of its key
+FORMAT = 3  # of the prepared folder; part of its key
 _LEAST = 2
+_EMPTY = "it is empty"
 
 
 class TextSource(Source):
@@ -86,12 +88,14 @@ def open_texts(
     """
     single = not root.is_dir()
     files = [root if single else root / name for name, _, _ in stamps]
-    names = [name for name, _, _ in stamps]
+    names = [shown(name) for name, _, _ in stamps]
     labels, classes, note = (None, [], None) if single else labels_from_folders(names)
     for line in [note] if note else []:
         say(line)
     listing = Listing(root, names, files, stamps)
-    key = f"text{FORMAT}-{listing.key()}-{plan.split}-{plan.text}-{plan.label}".replace("/", "_")
+    # A hash of what was asked for: the name of a column may be too long for that of a folder.
+    asked = hashlib.blake2b(repr(plan).encode(), digest_size=8).hexdigest()
+    key = f"text{FORMAT}-{listing.key()}-{asked}"
     folder = None if cache is None else cache / key
     found = None if folder is None else _open(folder)
     if found is not None:
@@ -121,13 +125,14 @@ def from_list(texts: Sequence[str], labels: Sequence[Any] | None = None) -> Text
 
 def _finish(found: _Found, root: Path, max_bad: float, before: list[Skipped], say: Callable[[str], None]) -> TextSource:
     skipped = [*before, *found.skipped]
-    total = len(found.sizes) + len(skipped)
+    bad = [s for s in skipped if s.reason != _EMPTY]  # a row without a text is nothing to repair
+    total = len(found.sizes) + len(bad)
     if total == 0:
         raise UserError(f"{root} holds no text; every document is empty")
-    if len(skipped) > max_bad * total:
-        first = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
+    if len(bad) > max_bad * total:
+        first = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
         raise UserError(
-            f"{len(skipped)} of {total} documents in {root} cannot be used, more than {max_bad:.0%} ({first}); repair or "
+            f"{len(bad)} of {total} documents in {root} cannot be used, more than {max_bad:.0%} ({first}); repair or "
             "remove them"
         )
     if len(found.sizes) < _LEAST:
@@ -172,9 +177,9 @@ def _each(
     sizes, hashes, names, labels, skipped = [], [], [], [], []
     for name, text, label, bad, part in read:
         data = (text if part else text.strip()).encode("utf-8", "replace")
-        if bad is not None:
-            skipped.append(Skipped(name, bad))
-        elif data:
+        if bad is not None or not data:
+            skipped.append(Skipped(name, bad or _EMPTY))
+        else:
             write(data)
             sizes.append(len(data))
             hashes.append(content_hash(data))
