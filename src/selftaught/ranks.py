@@ -1,11 +1,28 @@
 """What losses ask of the other ranks: rows, sums and counts. Outside torch.distributed there is one rank."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+
+@contextlib.contextmanager
+def whole(module: nn.Module) -> Iterator[None]:
+    """The parameters of a module whole, where FSDP2 keeps them in shards; what is written to them inside is lost then."""
+    from torch.distributed.fsdp import FSDPModule
+
+    shards = module if isinstance(module, FSDPModule) else None
+    if shards is not None:
+        shards.unshard()
+    try:
+        yield
+    finally:
+        if shards is not None:
+            shards.reshard()
 
 
 def place() -> tuple[int, int]:

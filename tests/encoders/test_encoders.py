@@ -114,6 +114,28 @@ def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+def test_a_page_in_the_place_of_weights_is_called_no_pickle(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234\n")
+    with pytest.raises(UserError, match="is no file of weights; is it a Git-LFS pointer"):
+        build(EncoderConfig("resnet18", 224, weights=str(tmp_path / "w.pth")))
+
+
+def test_weights_of_before_batch_norm_counted_its_batches(tmp_path: Path) -> None:
+    source = timm.create_model("resnet18", num_classes=0)
+    tensors = {k: v for k, v in source.state_dict().items() if not k.endswith("num_batches_tracked")}
+    save_file(tensors, tmp_path / "w.safetensors")
+    encoder = build(EncoderConfig("resnet18", 224, weights=str(tmp_path / "w.safetensors")))
+    own = encoder.state_dict()
+    assert len(tensors) < len(own)
+    assert all(torch.equal(own[f"model.{name}"], value) for name, value in tensors.items())
+
+
+def test_an_encoder_that_does_not_fit_the_size_is_refused_and_one_that_can_be_made_to_is_made() -> None:
+    with pytest.raises(UserError, match="encoder 'inception_v3' cannot be built for 32 px: "):
+        build(EncoderConfig("inception_v3", 32))
+    assert build(EncoderConfig("mixer_s32_224", 64))(torch.randn(2, 3, 64, 64)).tokens.shape[1] == 4
+
+
 def test_bad_requests_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown encoder 'resnt18'; did you mean 'resnet18'"):
         build(EncoderConfig("resnt18", 32))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.contracts.conftest import make
 from transformers import BertConfig, BertForMaskedLM, GPT2Model, ModernBertConfig, ModernBertForMaskedLM
 
@@ -195,3 +196,22 @@ def test_a_local_folder_names_the_architecture(tmp_path: Path) -> None:
 def test_what_cannot_be_built(changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(dataclasses.replace(CONFIG, **changes))
+
+
+def test_layer_norms_of_the_first_berts_are_read(tmp_path: Path) -> None:
+    """Their weight was called gamma and their bias beta."""
+    config = BOTH[0]
+    encoder = build(config, seed=1)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    with torch.no_grad():
+        for n, p in encoder.named_parameters():
+            if "LayerNorm" in n:
+                p.uniform_(0.5, 1.5)
+    tensors = {}
+    for name, value in encoder.state_dict().items():
+        part = ".".join(name.split(".")[-2:])
+        tensors[name.removeprefix("model.").removesuffix(part) + old.get(part, part)] = value.clone()
+    assert sum("gamma" in name for name in tensors) > 2
+    save_file(tensors, tmp_path / "w.safetensors")
+    found = build(dataclasses.replace(config, weights=str(tmp_path / "w.safetensors")), seed=2).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in encoder.state_dict().items())

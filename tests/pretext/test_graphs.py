@@ -15,6 +15,11 @@ from selftaught.losses.items import beside, softmax_loss
 from selftaught.modality.event import Graph
 from selftaught.pretext.lightgcn import LightGCN
 from selftaught.pretext.sgl import SGL
+from selftaught.ranks import whole
+from selftaught.train.config import TrainConfig
+from selftaught.train.distributed import Ranks
+from selftaught.train.loop import Trainer
+from tests import runs
 from tests.contracts.conftest import ITEMS, batch_of, make, walked
 
 
@@ -149,3 +154,20 @@ def test_settings() -> None:
     ):
         with pytest.raises(UserError, match=message):
             make_config()
+
+
+def _shards(rank: int, name: str) -> None:
+    task, batch = make(name), batch_of(name, 12)
+    config = TrainConfig(steps=1, batch=24, strategy="fsdp", precision="fp32")
+    trainer = Trainer(task, config, Ranks(rank, 2, rank))
+    before = task.encoder.model.target.clone()  # type: ignore[union-attr]
+    trainer.train_step(batch)
+    with whole(task), torch.no_grad():
+        made = task.encoder.propagate(task.a)  # type: ignore[operator]
+        assert torch.equal(task.encoder.model.target, made.target)  # type: ignore[union-attr]
+    assert not torch.equal(made.target, before)
+
+
+@pytest.mark.parametrize("name", ["lightgcn", "sgl"])
+def test_the_last_tables_are_made_where_weights_lie_in_shards(name: str) -> None:
+    runs.on_ranks(_shards, name)

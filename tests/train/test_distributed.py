@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ import torch
 from tests import runs
 
 import selftaught
-from selftaught.train import checkpoint
+from selftaught.encoders import EncoderConfig, build
+from selftaught.train import checkpoint, distributed
+from selftaught.train.distributed import Ranks
 
 STEPS, BATCH = 9, 16
 _SAME = ("encoder/*", "log.jsonl", "health.jsonl", "recipe.json")
@@ -229,6 +233,35 @@ def test_a_budget_in_minutes_is_the_same_number_of_steps_on_every_rank(tmp_path:
     _succeed("pretrain", *words)
     steps = json.loads((run / "recipe.json").read_text())["train"]["steps"]
     assert len(_losses(run)) == steps
+
+
+def test_batch_norm_over_ranks_keeps_the_activations_that_timm_puts_into_it() -> None:
+    encoder = build(EncoderConfig("mobilenetv3_small_050", 32)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    before = encoder(x).pooled
+    with mock.patch.object(distributed, "DistributedDataParallel", lambda module, **more: module):
+        shared = distributed.share(encoder, "ddp", Ranks(0, 2), torch.device("cuda", 0))
+    assert any(isinstance(m, torch.nn.SyncBatchNorm) for m in shared.modules())
+    with mock.patch.object(torch.Tensor, "is_cuda", True):
+        torch.testing.assert_close(shared.eval()(x).pooled, before)
+
+
+def _wait(rank: int, folder: str) -> None:
+    """The first rank prepares; the other sees it prepared."""
+    trace = Path(folder) / "prepared"
+
+    def prepare() -> bool:
+        found = trace.exists()
+        if rank == 0:
+            time.sleep(0.5)
+            trace.touch()
+        return found
+
+    assert distributed.first_then_others(Ranks(rank, 2, rank), prepare) == (rank == 1)
+
+
+def test_the_first_rank_prepares_alone(tmp_path: Path) -> None:
+    runs.on_ranks(_wait, str(tmp_path))
 
 
 @pytest.mark.slow

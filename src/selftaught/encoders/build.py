@@ -52,13 +52,14 @@ def load_weights(encoder: Encoder, path: Path) -> None:
         given[f"model.{bare}"] = value
     adapted = encoder.adapted(given)
     found = {name: value for name, value in adapted.items() if name in own and own[name].shape == value.shape}
-    missing = sorted(set(own) - set(found))
+    # BatchNorm's counter, which old files lack, counts for nothing where momentum is fixed, as it is here.
+    missing = sorted(n for n in set(own) - set(found) if not n.endswith("num_batches_tracked"))
     if missing:
         raise UserError(
             f"weights '{path}' do not fit encoder '{encoder.config.name}': {len(missing)} of {len(own)} tensors missing or "
             f"of another shape, first '{missing[0].removeprefix('model.')}' {tuple(own[missing[0]].shape)}"
         )
-    encoder.load_state_dict(found)
+    encoder.load_state_dict({**own, **found})
 
 
 def build(config: EncoderConfig, seed: int = 0) -> Encoder:

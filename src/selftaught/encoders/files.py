@@ -21,9 +21,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         )
     if not path.is_file():
         raise UserError(f"weights '{path}' is not a file")
+    if path.suffix != ".safetensors":
+        with path.open("rb") as stream:
+            begin = stream.read(2)
+        if not begin.startswith((b"PK", b"\x80")):  # torch's archive, or what it wrote before there was one
+            raise UserError(f"weights '{path}' is no file of weights; is it a Git-LFS pointer, or a web page?")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _present_day(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
         raise UserError(f"weights '{path}' cannot be read: {str(error).splitlines()[0]}") from error
@@ -37,4 +42,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise UserError(f"weights '{path}' holds no flat dictionary of tensors")
-    return loaded
+    return _present_day(loaded)
+
+
+def _present_day(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first BERTs, and what was made from TensorFlow's, call a layer norm's weight gamma and its bias beta."""
+    old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    return {
+        next((n.removesuffix(o) + new for o, new in old.items() if n.endswith(o)), n): t for n, t in tensors.items()
+    }

@@ -66,9 +66,8 @@ SMALL: dict[str, Callable[[EncoderConfig], nn.Module]] = {
 }
 
 
-_ONE_SIZE = (
-    r"(vit|deit|eva|beit|cait|swin)"  # networks that are built for pictures of one size; ViTEncoder is not bound to it
-)
+# Networks that are built for pictures of one size; ViTEncoder is not bound to it.
+_ONE_SIZE = r"(vit|deit|eva|beit|cait|swin|mixer|gmixer|gmlp|resmlp)"
 
 
 def patch_for(size: int) -> int:
@@ -119,11 +118,7 @@ def _create(config: EncoderConfig) -> nn.Module:
         options["fc_norm"] = False
     from_hub = config.weights is not None and config.weights_file is None
     name = f"hf-hub:{config.weights[3:]}" if config.weights and config.weights.startswith("hf:") else config.name
-    try:
-        return timm.create_model(name, pretrained=from_hub, **options)
-    except (TypeError, AssertionError, RuntimeError, OSError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"encoder '{config.name}' cannot be built for {config.size} px: {first}") from error
+    return timm.create_model(name, pretrained=from_hub, **options)
 
 
 def _own_patch(name: str) -> int:
@@ -241,13 +236,17 @@ class ViTEncoder(TimmEncoder):
 
 
 def build_timm(config: EncoderConfig) -> Encoder:
-    """The encoder that `config` names, with random weights or the hub's."""
-    model = _create(config)
-    if isinstance(model, ResNet) and (config.name in SMALL or not config.as_published):
-        _fit_stem(model, config.size)
-    if isinstance(model, VisionTransformer):
-        if config.weights is None:
-            init_transformer(model)
-            _sincos_positions(model)
-        return ViTEncoder(config, model)
-    return TimmEncoder(config, model)
+    """The encoder that `config` names, with random weights or the hub's; UserError where it does not fit the size."""
+    try:
+        model = _create(config)
+        if isinstance(model, ResNet) and (config.name in SMALL or not config.as_published):
+            _fit_stem(model, config.size)
+        if isinstance(model, VisionTransformer):
+            if config.weights is None:
+                init_transformer(model)
+                _sincos_positions(model)
+            return ViTEncoder(config, model)
+        return TimmEncoder(config, model)  # tries it on an empty picture
+    except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"encoder '{config.name}' cannot be built for {config.size} px: {first}") from error

@@ -17,7 +17,7 @@ from selftaught.errors import UserError
 from selftaught.losses.items import beside, bpr_loss, softmax_loss
 from selftaught.modality.event import EventModality
 from selftaught.pretext.base import Pretext
-from selftaught.ranks import mean_count
+from selftaught.ranks import mean_count, whole
 
 _NEGATIVE = 45  # stream of randomness
 
@@ -72,7 +72,7 @@ class LightGCN(Pretext):
 
     def after_step(self, progress: float) -> None:
         if progress >= 1:  # the tables are those of the weights before the last step
-            with torch.no_grad():
+            with torch.no_grad(), whole(self):
                 encoder = cast(GraphEncoder, self.encoder)
                 encoder.keep(encoder.propagate(self.a))
 

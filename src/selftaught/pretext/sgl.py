@@ -19,7 +19,7 @@ from selftaught.losses.contrastive import info_nce
 from selftaught.losses.items import beside, bpr_loss, drawn
 from selftaught.modality.event import EventModality, Graph
 from selftaught.pretext.base import Pretext
-from selftaught.ranks import mean_count
+from selftaught.ranks import mean_count, whole
 
 _NEGATIVE, _EDGES, _DRAWN = 46, (47, 48), 49  # streams of randomness
 _ITEMS = 2048
@@ -108,7 +108,7 @@ class SGL(Pretext):
 
     def after_step(self, progress: float) -> None:
         if progress >= 1:  # the tables are those of the weights before the last step
-            with torch.no_grad():
+            with torch.no_grad(), whole(self):
                 encoder = cast(GraphEncoder, self.encoder)
                 encoder.keep(encoder.propagate(self.a))
 

@@ -2,14 +2,20 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+T = TypeVar("T")
 _PAUSE = 0.1  # seconds
+_PATIENCE = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,20 @@ def same(value: int, device: torch.device) -> bool:
     return not agree(spread != value, device)
 
 
+def first_then_others(ranks: Ranks, prepare: Callable[[], T]) -> T:
+    """What `prepare` returns on each rank: the first one runs it alone, and the others find what it left on disk."""
+    if ranks.world == 1:
+        return prepare()
+    # A group of its own: the one that trains gives up after ten minutes, and preparing may take hours.
+    waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    if not ranks.first:
+        dist.barrier(waiting)
+    found = prepare()
+    if ranks.first:
+        dist.barrier(waiting)
+    return found
+
+
 def gather(values: Tensor, device: torch.device) -> Tensor:
     """The values [n] of every rank, rank after rank, [world * n]; all ranks have equally many."""
     if not dist.is_initialized():
@@ -94,7 +114,7 @@ def share(task: nn.Module, strategy: str, ranks: Ranks, device: torch.device) ->
     if ranks.world == 1:
         return task
     if device.type == "cuda":
-        task = nn.SyncBatchNorm.convert_sync_batchnorm(task)
+        task = convert_sync_batchnorm(task)  # torch's own would drop the activations that timm puts into its layers
     if strategy == "fsdp":
         from torch.distributed.fsdp import fully_shard
 

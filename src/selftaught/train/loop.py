@@ -16,6 +16,7 @@ from selftaught import disk, rng
 from selftaught.batch import Batch, Step
 from selftaught.ema import EMA
 from selftaught.errors import RunStopped
+from selftaught.ranks import whole
 from selftaught.train import checkpoint, distributed, state
 from selftaught.train.board import mirrored
 from selftaught.train.config import TrainConfig
@@ -151,20 +152,14 @@ class Trainer:
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
         """The task in evaluation mode, without gradients, its parameters whole; as it was afterwards."""
-        from torch.distributed.fsdp import FSDPModule
-
-        shards = self.task if isinstance(self.task, FSDPModule) else None
-        if shards is not None:
-            shards.unshard()
+        if self.sharded:
             distributed.follow_first(self.task)
         self.task.eval()
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with whole(self.task), torch.no_grad(), torch.random.fork_rng(devices=[]):
                 yield
         finally:
             self.task.train()
-            if shards is not None:
-                shards.reshard()
 
     def mean(self, value: float) -> float:
         """The mean of a figure over the ranks."""
@@ -243,7 +238,7 @@ def fit(
                 meter.update(done, f"loss {figures['loss']:.3f}  {pace:.0f} samples/s{note}")
                 halt = distributed.agree(stop.signal is not None, trainer.device)
                 if done % config.save_every == 0 or halt or done == config.steps:
-                    best = _best(run)
+                    best = _best(run, {*checkpoint.steps(run.checkpoints), done})
                     trainer.save(run, protect=best)
                     saved = done
                     run.append("timing.jsonl", {"step": done, "seconds": round(now - start, 3)})
@@ -271,9 +266,9 @@ def _look(watchers: Sequence[Watcher], trainer: Trainer, run: RunFolder, meter: 
     return "".join(f"  {note}" for note in notes if note)
 
 
-def _best(run: RunFolder) -> int | None:
-    """Step of the lowest held-out loss so far, among measured steps; it needs no labels."""
-    rows = [r for r in run.rows("health.jsonl") if r.get("held_out_loss") is not None and r["step"] > 0]
+def _best(run: RunFolder, saved: set[int]) -> int | None:
+    """Which of the saved steps has the lowest held-out loss; it needs no labels."""
+    rows = [r for r in run.rows("health.jsonl") if r.get("held_out_loss") is not None and r["step"] in saved]
     return min(rows, key=lambda r: (r["held_out_loss"], r["step"]))["step"] if rows else None
 
 

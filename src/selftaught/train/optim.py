@@ -69,7 +69,7 @@ def parameter_groups(module: nn.Module, config: OptimConfig, layer_of: LayerOf |
     """
     if config.layer_decay is not None and layer_of is None:
         raise UserError(
-            f"layer_decay {config.layer_decay} needs an encoder that numbers its layers; use layer_decay None"
+            f"layer_decay {config.layer_decay} needs layers that are numbered, as finetune numbers them; leave it out"
         )
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if not named:
