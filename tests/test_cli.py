@@ -345,6 +345,7 @@ def test_pretrain_refuses(refusals: list[tuple[Path, runs.Result]], case: int) -
 _OTHERS = [
     (["evaluate", "RUN", "DATA", "--labels", 0], "--labels 0 is not above 0"),
     (["evaluate", "RUN", "DATA", "--labels", -2], "--labels -2 is not above 0"),
+    (["evaluate", "RUN", "DATA", "--labels", 1.4], "--labels 1.4 is neither a share up to 1 nor a whole number"),
     (["evaluate", "RUN", "DATA", "--labels", "nan"], "--labels nan is not above 0"),
     (["evaluate", "RUN", "DATA", "--draws", 0], "--draws 0 is not above 0"),
     (["evaluate", "RUN", "DATA", "--device", "x"], "device 'x' is unknown"),
@@ -353,6 +354,7 @@ _OTHERS = [
     (["evaluate", "DATA", "DATA"], "is no run folder and no encoder bundle"),
     (["finetune", "RUN", "DATA", "--labels", 0], "--labels 0 is not above 0"),
     (["finetune", "RUN", "DATA", "--labels", -2], "--labels -2 is not above 0"),
+    (["finetune", "RUN", "DATA", "--labels", 1.4], "--labels 1.4 is neither a share up to 1 nor a whole number"),
     (["finetune", "RUN", "DATA", "--epochs", 0], "--epochs 0 is not above 0"),
     (["finetune", "RUN", "DATA", "--batch", 0], "--batch 0 is not above 0"),
     (["finetune", "RUN", "DATA", "--batch", 5000], "batch 5000 is larger than the"),
@@ -482,7 +484,9 @@ def test_a_run_of_a_gpu_is_not_resumed_without_one(refused: Refused, run: Path, 
     recipe["train"]["device"] = "cuda"
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     message = refused("pretrain", runs.pictures(), "--recipe", "recipe.json", "--out", "run", "--quiet")
-    assert message == "device 'cuda' is not to be had on this machine; use --device cpu"
+    assert (
+        message == "'recipe.json' is for device 'cuda', which this machine has not; change train.device in a copy of it"
+    )
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"data": 3}', '{"daata": "x"}'])

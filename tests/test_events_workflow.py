@@ -108,7 +108,8 @@ def test_recommend_in_raw_ids(run: Path, log: Path, tmp_path: Path) -> None:
     assert [r["rank"] for r in like] == [1, 2, 3]
     assert "i5" not in {r["item"] for r in like}
     out = tmp_path / "top.csv"
-    runs.succeed("recommend", run, log, "--k", 3, "--out", out, "--quiet")
+    said = runs.succeed("recommend", run, log, "--k", 3, "--out", out, "--quiet")
+    assert said.out == f"{out}\n", "the rows are in the file"
     with out.open(newline="") as file:
         written = list(csv.DictReader(file))
     assert len(written) == 3 * 600

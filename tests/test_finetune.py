@@ -1,6 +1,7 @@
 """Fine-tuning: how many labels a number means, and what is taken for the same request."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,23 @@ def test_finetuning_on_data_that_changed_is_not_taken_for_the_same(tmp_path: Pat
     said = "is of a version that kept no hash of the data, which may have changed; use another --out"
     assert runs.one_line(runs.run(*words, "--out", out), 2) == f"'{out}' {said}"
     assert runs.files(out, "finetune.json", "encoder/*") == before
+
+
+def test_what_was_learned_with_labels_is_not_tested_on(tmp_path: Path) -> None:
+    """Neither are pictures that pretraining held out; the model from scratch has seen its labels alone."""
+    run, data, more = tmp_path / "run", runs.pictures(), ("--labels", 4, "--epochs", 1)
+    runs.succeed("pretrain", data, *runs.ENCODER, "--steps", 2, "--batch", 16, "--out", run)
+    other = runs.write_pictures(tmp_path / "other", 120, first=7000)
+    out = tmp_path / "elsewhere"
+    runs.succeed("finetune", run, data, "--test", other, *more, "--mode", "head", "--out", out)
+    seen, both, scratch = (set(np.load(p / "seen.npy").tolist()) for p in (run, out, out / "scratch"))
+    assert len(scratch) == 16
+    assert both == seen | scratch
+    assert scratch <= set(open_data(data).hashes.tolist())
+    rates = [json.loads((p / "train.json").read_text())["optim"]["lr"] for p in (out, out / "scratch")]
+    assert rates == [job_called("classify").describe(mode)["lr"] for mode in ("head", "full")]
+    assert rates[0] > rates[1], "a whole network does not bear a head's step"
+    alone = tmp_path / "alone"
+    shutil.copytree(run / "encoder", alone / "encoder")
+    runs.succeed("finetune", alone, data, "--test", other, *more, "--no-scratch", "--out", tmp_path / "unknown")
+    assert not (tmp_path / "unknown" / "seen.npy").exists(), "what pretraining saw stays unknown"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from selftaught.batch import Batch
+from selftaught.errors import UserError
 from selftaught.train.distributed import Ranks
 from selftaught.train.loop import Trainer
 from selftaught.workflow import plan
@@ -62,3 +63,24 @@ def test_a_measure_has_the_peak_of_its_own_task(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device=None: peak.append(0))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: peak[-1])
     assert plan.measure(*_resolved(Ranks()), Ranks()).memory == 3
+
+
+def test_what_the_loop_would_do_to_a_task_is_said_or_refused() -> None:
+    source, train, test = small_digits()
+    said: list[str] = []
+
+    def resolve(pretext: str, *settings: str) -> None:
+        request = plan.Request("", pretext, "resnet10_x0.25", steps=1, batch=16, device="cpu", settings=[*settings])
+        plan.resolve(request, source, (train, test), "cpu", Ranks(), said.append)
+
+    resolve("simclr", "train.accumulate=2")
+    assert "train.accumulate 2: the loss of simclr is that of 8 samples at a time, not of 16 together" in said
+    said.clear()
+    resolve("rotation", "train.accumulate=2")
+    assert not [line for line in said if "accumulate" in line]
+    for name, rate in (("lars", "0.019"), ("sgd", "0.0019")):
+        with pytest.raises(
+            UserError, match=rf"optim.name={name} needs a learning rate of its own, .* --lr, {rate} say"
+        ):
+            resolve("rotation", f"optim.name={name}")
+    resolve("rotation", "optim.name=lars", "optim.lr=0.1")

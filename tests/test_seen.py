@@ -52,6 +52,15 @@ def test_split_learns_from_what_pretraining_saw_only_where_that_teaches(tmp_path
     assert len(split(other, None, np.array(least, dtype=np.uint64), 16, quiet=True).train_index) == 20
 
 
+def test_split_tells_what_others_saw_from_what_pretraining_saw(tmp_path: Path) -> None:
+    other = runs.write_pictures(tmp_path / "other", 120, first=7000)
+    hashes = np.array([_hash(p) for p in sorted(other.rglob("*.png"))], dtype=np.uint64)
+    parts = split(other, None, hashes[:3], 16, quiet=True, others=hashes[1:8])
+    assert parts.protocol["seen_by_pretraining"] == 3
+    assert parts.protocol["seen_by_compared_alone"] == 5
+    assert len(parts.train_index) + len(parts.test_index) == 120 - 8
+
+
 def test_split_claims_nothing_of_a_pretraining_that_is_unknown(tmp_path: Path) -> None:
     other = runs.write_pictures(tmp_path / "other", 120, first=7000)
     nothing = np.empty(0, np.uint64)

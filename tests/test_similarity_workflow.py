@@ -69,3 +69,11 @@ def test_bad_requests(run: Path, tmp_path: Path) -> None:
     assert "has no column 'x'" in runs.one_line(runs.run("evaluate", run, f"{data}?source=source&target=x"), 2)
     scored = f"{data}?source=source&target=target&score=y"
     assert "has no column 'y'" in runs.one_line(runs.run("evaluate", run, scored), 2)
+
+
+@pytest.mark.parametrize("words", [("--train", "x"), ("--labels", 10), ("--draws", 3)])
+def test_options_that_pairs_have_no_use_for_are_refused(run: Path, tmp_path: Path, words: tuple[str, object]) -> None:
+    texts = [t.split("\n")[0] for t, _ in english()[:30]]
+    data = write(tmp_path / "sts.csv", [("sentence1", "sentence2", "score"), *((t, t, 1.0) for t in texts)])
+    said = runs.one_line(runs.run("evaluate", run, data, *words, "--quiet"), 2)
+    assert said == f"{words[0]} is not for pairs of texts, which train nothing; leave it out"

@@ -81,6 +81,13 @@ def test_what_does_not_fit_comes_first(trained: tuple[Path, Path], capsys: pytes
     assert next(r["surprise"] for r in users if r["user"] == "u7") == pytest.approx(mean, rel=1e-4)
 
 
+def test_the_file_has_all_rows_and_k_are_shown(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    run, odd = trained
+    said = runs.succeed("surprise", run, odd, "--k", 3, "--out", tmp_path / "all.csv", "--quiet")
+    assert len(said.out.splitlines()) == 1 + 3
+    assert len((tmp_path / "all.csv").read_text().splitlines()) > 1000
+
+
 @pytest.mark.parametrize("size", [2, 3, 5, 12])
 @pytest.mark.parametrize("masked", [False, True])
 def test_each_event_is_in_one_window_with_enough_around_it(size: int, masked: bool) -> None:

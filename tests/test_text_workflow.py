@@ -260,10 +260,11 @@ def test_the_exported_folder_opens_in_transformers_with_the_same_logits(
     assert "exists" in runs.one_line(runs.run("export", run, "--out", out), 2)
 
 
-def test_a_causal_model_opens_in_transformers(data: Path, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
+@pytest.mark.parametrize("running", ["false", "true"])
+def test_a_causal_model_opens_in_transformers(running: str, data: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-    words = ("--pretext", "clm", "--encoder", "gpt2_nano", "--size", 32, "--set", "text.vocabulary=1000")
+    words = ("--pretext", "clm", "--encoder", "gpt2_nano", *SMALL, "--set", f"text.running={running}")
     runs.succeed("pretrain", data, *words, "--steps", 2, "--batch", 16, "--out", tmp_path / "run")
     runs.succeed("export", tmp_path / "run")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "transformers").eval()
@@ -272,6 +273,16 @@ def test_a_causal_model_opens_in_transformers(data: Path, tmp_path: Path) -> Non
     with torch.no_grad():
         mine = bundle.encoder(tokens).tokens @ bundle.encoder.embeddings.T
         torch.testing.assert_close(model(input_ids=tokens.ids).logits, mine, rtol=1e-5, atol=1e-5)
+    # What the folder's tokenizer makes of texts has the features that the bundle gives them.
+    texts = [text for text, _ in english()][:6]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "transformers")
+    read = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    framed = (read["input_ids"][:, 0] == tokenizer.cls_token_id).all()
+    assert framed == (running == "false")
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(tmp_path / "run" / "transformers").eval()(**read).last_hidden_state
+    there = read["attention_mask"][:, :, None]
+    torch.testing.assert_close((states * there).sum(1) / there.sum(1), bundle(texts), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

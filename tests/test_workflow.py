@@ -117,7 +117,7 @@ def test_pretraining_moved_the_weights_and_kept_the_held_out_apart(run: Path, da
 def test_evaluation_has_the_documented_rows(evaluated: tuple[Path, runs.Result]) -> None:
     run, said = evaluated
     found = json.loads((run / "evaluation.json").read_text())
-    assert set(found) == {"protocol", "data", "data_hash", "recipe_hash", "verdict", "rows"}
+    assert set(found) == {"protocol", "data", "data_hash", "asked", "recipe_hash", "verdict", "rows"}
     protocol = found["protocol"]
     assert protocol["split"] == "held out from pretraining by content hash"
     assert protocol["seen_by_pretraining"] == protocol["train_samples"]

@@ -224,6 +224,8 @@ def embed(run: Path, data: Any, *, out: Path | None = None, device: str = "auto"
 def export(run: Path, *, out: Path | None = None) -> Path:
     """Write an encoder of text as a Hugging Face folder, with its tokenizer.
 
+    The tokenizer ends each text in [SEP] (but not running text): leave that out of a prompt before `generate`.
+
     Args:
         run: Run folder or encoder bundle.
         out: The new folder; default RUN/transformers.

@@ -28,7 +28,10 @@ def _verb(name: str) -> Callable[..., Any]:
         parameters.append(parameter.replace(annotation=_argument(parameter), kind=inspect.Parameter.KEYWORD_ONLY))
 
     def call(**arguments: Any) -> tuple[str, Any]:
-        return name, function(**arguments)
+        result = function(**arguments)
+        if name in ("recommend", "surprise") and arguments["out"] is not None:  # the file holds the rows, of any number
+            result = result[: arguments["k"]] if name == "surprise" else arguments["out"]
+        return name, result
 
     call.__name__, call.__doc__ = (
         name,
@@ -69,7 +72,7 @@ def _show(verb: str, result: Any) -> None:
     """The result on standard output: a path, or a table; of many ranks the first one speaks."""
     if os.environ.get("RANK", "0") != "0":
         return
-    if verb in ("tasks", "fill", "recommend", "surprise") and result:
+    if verb in ("tasks", "fill", "recommend", "surprise") and isinstance(result, list) and result:
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text

@@ -55,6 +55,18 @@ def test_rows_have_the_agreed_form_and_survive_json(data):
     assert best["linear_probe", "1.0"]["value"] > best["linear_probe", "1"]["value"]
 
 
+def test_shares_that_come_to_the_same_draws_are_measured_once():
+    labels = torch.arange(200) % 20  # ten a class
+    sets = {"raw": (torch.randn(200, 4, generator=torch.Generator().manual_seed(0)),) * 2}
+    for counts in ((), (1, 10)):
+        rows = curve(sets, labels, labels, shares=(0.01, 0.05, 0.1, 1.0), counts=counts, draws=2, measures=("knn",))
+        assert [(r["labels"], r["labels_n"], len(r["seeds"])) for r in rows] == [(0.1, 20, 2), (1.0, 200, 1)]
+    uneven = torch.cat([torch.arange(20) % 2, torch.zeros(10, dtype=torch.int64)])  # 20 and 10
+    sets = {"raw": (sets["raw"][0][:30],) * 2}
+    rows = curve(sets, uneven, uneven, shares=(0.2,), counts=(3,), draws=1, measures=("knn",))
+    assert [(r["labels"], r["labels_n"]) for r in rows] == [(3, 6), (0.2, 6)], "as many, but not the same ones"
+
+
 def test_the_full_share_is_the_published_knn_and_ignores_unlabelled_samples(data):
     sets, train, test = data
     holes = train.clone(), test.clone()

@@ -63,6 +63,18 @@ def test_pairing_proves_what_two_single_intervals_hide():
     assert swapped.high < 0
 
 
+@pytest.mark.parametrize(("more", "fewer", "proven"), [(4, 0, False), (5, 0, False), (6, 0, True), (1, 8, True)])
+def test_a_few_answers_of_one_draw_prove_only_what_the_exact_test_does(more, fewer, proven):
+    """McNemar's p: 4 : 0 .125, 5 : 0 .0625, 6 : 0 .031, 1 : 8 .039."""
+    a, b = torch.zeros(2, 1, 1000, dtype=torch.bool)
+    a[0, :more] = b[0, more : more + fewer] = True
+    gap, swapped = difference(a, b), difference(b, a)
+    assert gap.value == pytest.approx((more - fewer) / 1000)
+    assert gap.low <= gap.value <= gap.high
+    for low, high in (gap[1:], swapped[1:]):
+        assert (low > 0 or high < 0) == proven
+
+
 def test_equal_sets_differ_by_nothing_and_noise_proves_nothing():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.rand(5, 400, generator=generator) < 0.6 for _ in range(2))

@@ -35,6 +35,13 @@ def test_figures_are_those_of_sacrebleu(share: float) -> None:
     assert translation.interval(counted, "chrf").value == pytest.approx(chrf, abs=1e-9)
 
 
+def test_chrf_is_that_of_sacrebleu_where_references_are_shorter_than_its_longest_order() -> None:
+    references, found = ["你好", "谢谢你", "我们明天见", "猫"], ["你们好吗", "谢谢你们了", "我们今天再见", "小猫咪"]
+    expected = sacrebleu.metrics.CHRF().corpus_score(found, [references]).score
+    counted = translation.counts(found, references)
+    assert translation.interval(counted, "chrf").value == pytest.approx(expected, abs=1e-9)
+
+
 def test_a_resample_is_the_figure_of_the_resampled_sentences() -> None:
     references = sentences(0)
     found = spoilt(references, 0.3, 1)

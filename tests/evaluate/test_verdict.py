@@ -80,6 +80,12 @@ def test_no_worth_is_claimed_from_an_unproven_gain():
     assert not any("worth" in sentence for sentence in verdict(rows))
 
 
+def test_no_number_of_labels_is_told_twice():
+    labels = (20, 20, 20, 200)
+    rows = line("pretrained", (0.5, 0.5, 0.5, 0.6), labels) + line("random_init", (0.3, 0.3, 0.3, 0.4), labels)
+    assert verdict(rows)[0].startswith("pretraining beats random initialisation with 20, 200 labels: ")
+
+
 def test_says_when_raw_features_win_and_when_they_do_only_sometimes():
     rows = line("pretrained", (0.4, 0.5, 0.6)) + line("random_init", (0.2, 0.3, 0.4)) + line("raw", (0.3, 0.5, 0.8))
     sentences = verdict(rows)

@@ -70,12 +70,15 @@ def counts(found: Sequence[str], references: Sequence[str]) -> Translated:
 
 
 def _grams(hypothesis: str, reference: str) -> list[int]:
-    """For n = 1 to 6: n-grams of characters (no white space) in the hypothesis, in the reference, in both."""
+    """For n = 1 to 6: n-grams of characters (no white space) in the hypothesis, in the reference, in both.
+
+    As in sacrebleu, those of an order that the reference is too short for are not counted.
+    """
     h, r = ("".join(text.split()) for text in (hypothesis, reference))
     out = []
     for n in range(1, _CHARACTERS + 1):
         a, b = (Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in (h, r))
-        out += [a.total(), b.total(), (a & b).total()]
+        out += [a.total() if b else 0, b.total(), (a & b).total()]
     return out
 
 

@@ -150,7 +150,7 @@ def _short(value: float) -> str:
 
 
 def _counts(numbers: list[int]) -> str:
-    return f"{', '.join(str(n) for n in numbers)} labels"
+    return f"{', '.join(str(n) for n in dict.fromkeys(numbers))} labels"  # shares may have come to the same number
 
 
 def _line(rows: Sequence[Row], measure: str, features: str) -> list[Row]:

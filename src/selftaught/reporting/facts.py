@@ -76,7 +76,10 @@ def command(files: RunFiles, name: str) -> str:
         "data": words(files.recipe.get("data") or "DATA"),
         "labelled": words(files.evaluation.get("data") or "DATA"),
     }
-    return COMMANDS[name].format(**{key: shlex.quote(place) for key, place in places.items()})
+    made = COMMANDS[name].format(**{key: shlex.quote(place) for key, place in places.items()})
+    asked = files.evaluation.get("asked")
+    more = [words(word) for word in asked] if "evaluate" in made and isinstance(asked, list) else []
+    return shlex.join([*shlex.split(made), *more])
 
 
 def encoder_name(recipe: dict[str, Any]) -> str:

@@ -103,6 +103,9 @@ def _joined(evaluation: dict[str, Any], pairs: dict[str, dict[str, Any]]) -> dic
         if isinstance(more, dict):
             more = {key: value for key, value in more.items() if key != "left_out"}  # the list; its length stays
             whole["protocol"] = {**(there if isinstance(there, dict) else {}), name: more}
+        for key in ("data", "asked"):  # of what was measured first
+            if key in one:
+                whole.setdefault(key, one[key])
         if isinstance(one.get("lists"), dict):
             whole["lists"] = one["lists"]
     return whole

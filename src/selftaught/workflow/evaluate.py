@@ -20,7 +20,7 @@ from selftaught.settings import digest, load_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.likelihood import likelihood
-from selftaught.workflow.prepare import open_source, pick_device, positive, same_kind
+from selftaught.workflow.prepare import label_budget, open_source, pick_device, positive, same_kind
 
 _ATLAS = 1500
 _LEAST_TEST = 20
@@ -41,9 +41,19 @@ class Asked:
     device: str = "auto"
     quiet: bool = False
 
+    def said(self, *only: str) -> list[str]:
+        """What differs from the defaults as words of the command line, of all options or the named ones."""
+        words: list[str] = []
+        for option in only or ("train", "labels", "against", "draws", "seed"):
+            value, default = getattr(self, option), type(self).__dataclass_fields__[option].default
+            if value != default:
+                many = value if isinstance(value, tuple) else (value,)
+                words += [f"--{option}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in many)]
+        return words
+
     def __post_init__(self) -> None:
         for amount in self.labels:
-            positive(labels=amount)
+            label_budget(amount)
         positive(draws=self.draws)
 
 
@@ -59,8 +69,8 @@ class Split:
 
 
 def seen_hashes(run: Path) -> np.ndarray:
-    """Content hashes of the samples that a run, or the one it was fine-tuned from, was pretrained on; empty for a bundle
-    without its run: what it saw is unknown then."""
+    """Content hashes of the samples that a run learned from: in pretraining and, where it is fine-tuned, with labels. Empty
+    for a bundle without its run: what it saw is unknown then."""
     for folder in (run, run.parent, *([run.parent.parent] if run.name == "encoder" else [])):
         if (folder / "seen.npy").is_file():
             try:
@@ -97,9 +107,12 @@ def split(
     """
     test_source = test_source or open_source(data, size, quiet)
     test = labelled(test_source, f"'{data}'")
-    known = seen if others is None else np.union1d(seen, others)
-    fresh = test[~np.isin(test_source.hashes[test], known)]
-    protocol: dict[str, Any] = {"seen_by_pretraining": len(test) - len(fresh) if len(seen) else UNKNOWN}
+    others = seen[:0] if others is None else others
+    by_this, by_others = (np.isin(test_source.hashes[test], hashes) for hashes in (seen, others))
+    fresh = test[~by_this & ~by_others]
+    protocol: dict[str, Any] = {"seen_by_pretraining": int(by_this.sum()) if len(seen) else UNKNOWN}
+    if len(others):
+        protocol["seen_by_compared_alone"] = int((by_others & ~by_this).sum())
     if train is not None:
         train_source = open_source(train, size, quiet)
         if train_source.classes != test_source.classes:
@@ -252,6 +265,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: Source, asked:
         "protocol": {} if len(seen) else {"seen_by_pretraining": UNKNOWN},
         "data": str(data) if isinstance(data, str | Path) else type(data).__name__,
         "data_hash": source.fingerprint,
+        "asked": asked.said(),
         "recipe_hash": loaded.info.get("recipe_hash"),
         "verdict": [],
         "rows": [],

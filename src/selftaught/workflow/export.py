@@ -11,6 +11,9 @@ def export(run: Path, out: Path) -> Path:
     """A Hugging Face folder of an encoder of text: weights, configuration, tokenizer, and the head that predicts tokens
     where pretraining made one. `AutoModelForMaskedLM` (of GPT-2: `AutoModelForCausalLM`), `AutoModel` and `AutoTokenizer`
     open it.
+
+    The tokenizer puts around a text what the bundle does ([CLS] and [SEP]; around running text nothing), so that both give the
+    same features. Of a causal model of whole texts it thus ends a prompt in [SEP] too: leave that out before `generate`.
     """
     loaded = bundle.load(run)
     if loaded.modality.name != "text":
@@ -54,11 +57,12 @@ def _transformers(loaded: bundle.Bundle, head: Any, out: Path) -> None:
     backend = type(tokenizer.backend).from_str(tokenizer.backend.to_str())
     special = {"unk": tokenizer.unknown, "pad": tokenizer.pad, "cls": tokenizer.first, "sep": tokenizer.last}
     names = {key: backend.id_to_token(number) for key, number in {**special, "mask": tokenizer.mask}.items()}
-    backend.post_processor = processors.TemplateProcessing(
+    framed = processors.TemplateProcessing(
         single=f"{names['cls']} $A {names['sep']}",
         pair=f"{names['cls']} $A {names['sep']} $B:1 {names['sep']}:1",
         special_tokens=[(names["cls"], tokenizer.first), (names["sep"], tokenizer.last)],
     )
+    backend.post_processor = None if loaded.modality.running else framed
     fast = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=loaded.modality.size,

@@ -19,8 +19,17 @@ from selftaught.train.config import TrainConfig
 from selftaught.train.folder import RunFolder
 from selftaught.train.loop import Trainer, fit
 from selftaught.train.order import Order
+from selftaught.workflow.evaluate import seen_hashes
 from selftaught.workflow.jobs import Job, job_called
-from selftaught.workflow.prepare import fetcher, pick_device, pick_precision, pick_threads, positive
+from selftaught.workflow.prepare import (
+    fetcher,
+    label_budget,
+    pick_device,
+    pick_precision,
+    pick_threads,
+    positive,
+    rate_of_its_own,
+)
 from selftaught.workflow.pretrain import Interrupted
 
 
@@ -49,7 +58,8 @@ def finetune(
     quiet: bool,
 ) -> Path:
     """Fine-tune, test, and write finetune.json; returns the folder, which `predict` reads."""
-    positive(labels=budget.labels, epochs=budget.epochs, batch=budget.batch, lr=budget.lr)
+    label_budget(budget.labels)
+    positive(epochs=budget.epochs, batch=budget.batch, lr=budget.lr)
     job, seed = job_called(task), budget.seed
     changes = sections(budget.settings, ("optim", "train", "task"))
     if (ema := changes.get("train", {}).get("ema")) is not None:  # of the encoder alone: the head would not fit it
@@ -65,11 +75,12 @@ def finetune(
     facts = job.facts(parts, settings)
     index = job.draw(parts, budget.labels, seed)
     own = {"optim": {"lr": budget.lr} if budget.lr else {}, "train": {"batch": budget.batch} if budget.batch else {}}
-    config = _config(job, budget, len(index), where, loaded.encoder.config, merged(own, changes))
+    before, taught = seen_hashes(run), job.hashes(parts, index)
     rows, found, labels = [], {}, budget.labels if budget.labels <= 1 else round(budget.labels)
     starts = [("pretrained", path, True)] + ([("from_scratch", path / "scratch", False)] if scratch else [])
     for name, folder, pretrained in starts:
         mode = budget.mode if pretrained else "full"  # a frozen random encoder is no baseline of training
+        config = _config(job, budget, mode, len(index), where, loaded.encoder.config, merged(own, changes))
         model = _model(job, run, loaded, facts, mode, seed, pretrained)
         _fit(model, config, parts.train, index, RunFolder(folder), {**request, "start": name}, quiet, name)
         found[name] = job.measure(model, parts, torch.device(where), quiet)
@@ -78,6 +89,10 @@ def finetune(
                 {"measure": f"finetune_{mode}", "features": name, "labels": labels, "labels_n": len(index)}
                 | {"metric": metric, "value": value, "low": low, "high": high, "seeds": [seed], "n": len(found[name])}
             )
+        if not pretrained or len(before):  # else what pretraining saw stays unknown
+            seen = np.union1d(before, taught) if pretrained else np.unique(taught)
+            with disk.filling(folder):
+                np.save(folder / "seen.npy", seen)
         _save(job, model, folder, facts, loaded.info)
     result: dict[str, Any] = {"protocol": parts.protocol, "data_hash": parts.test.fingerprint, "rows": rows}
     if scratch:
@@ -111,11 +126,12 @@ def _compared(job: Job, found: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def _config(
-    job: Job, budget: Budget, n: int, device: str, encoder: EncoderConfig, changes: dict[str, Any]
+    job: Job, budget: Budget, mode: str, n: int, device: str, encoder: EncoderConfig, changes: dict[str, Any]
 ) -> TrainConfig:
     """Settings for `n` labelled samples: the task's and mode's defaults, and what was asked for."""
     train, optim = changes.get("train", {}), changes.get("optim", {})
     batch = train.get("batch") or min(128, max(8, 2 ** int(math.log2(max(8, n // 4)))), n)
+    rate_of_its_own(optim, batch)
     base = {
         "steps": max(1, math.ceil(budget.epochs * n / batch)),
         "batch": batch,
@@ -123,7 +139,7 @@ def _config(
         "precision": pick_precision(device, encoder),
         "threads": torch.get_num_threads(),
         "device": device,
-        "optim": {**job.describe(budget.mode), **optim},
+        "optim": {**job.describe(mode), **optim},
     }
     return from_json(TrainConfig, {**base, **train}, "train")
 

@@ -32,7 +32,7 @@ from selftaught.train.optim import OptimConfig
 from selftaught.train.order import Order
 from selftaught.train.progress import clock
 from selftaught.workflow.kinds import KINDS, Kind, Training, kind_called
-from selftaught.workflow.prepare import fetcher, pick_precision, positive
+from selftaught.workflow.prepare import fetcher, pick_precision, positive, rate_of_its_own
 from selftaught.workflow.start import size_of, start_of, take_heads
 
 _HEADS = 3  # key of the heads' initial weights
@@ -100,7 +100,7 @@ def build_task(recipe: Recipe, modality: Modality) -> Pretext:
 def check(request: Request) -> None:
     """Refuse what no data could make right, before any data is read."""
     if request.recipe is not None:
-        said = [f.name for f in dataclasses.fields(Request) if f.name not in ("data", "device", "recipe")]
+        said = [f.name for f in dataclasses.fields(Request) if f.name not in ("data", "recipe")]
         plain = Request(request.data)
         if more := [n for n in said if getattr(request, n) != getattr(plain, n)]:
             raise UserError(f"--recipe says all about a run; leave out --{more[0].replace('settings', 'set')}")
@@ -175,6 +175,7 @@ def resolve(
     if encoder.weights is not None and request.lr is None and "lr" not in optim:
         rate *= _GENTLE
         tell(f"going on from learned weights at lr {rate:.2g}, a tenth of what fresh ones get; --lr changes it")
+    rate_of_its_own({"lr": request.lr, **optim}, batch)
     optim = {"lr": request.lr or rate, **optim}
     loop = {
         "steps": 1,
@@ -274,6 +275,7 @@ def _budget(
     chosen = _changes(request).get("train", {})
     recipe = dataclasses.replace(recipe, train=from_json(TrainConfig, {**to_json(fixed), **chosen}, "train"))
     task = build_task(recipe, modality)  # refused before the run begins
+    _check_loop(task, recipe.train, tell)
     parameters = sum(p.numel() for p in task.encoder.parameters())
     unit = kind_called(recipe.kind).unit
     plan = (
@@ -284,6 +286,19 @@ def _budget(
         plan += f"; about {clock(cost.seconds * 1.05 * steps)}, {show_bytes(round(cost.memory))} of memory"
     tell(plan + f", {show_bytes(disk_bytes(task, loop))} of disk")
     return recipe
+
+
+def _check_loop(task: Pretext, loop: TrainConfig, tell: Callable[[str], None]) -> None:
+    """Say, or refuse, what the loop's settings would do to this task."""
+    if loop.accumulate > 1 and not task.splits_batch:
+        tell(
+            f"train.accumulate {loop.accumulate}: the loss of {task.name} is that of {loop.batch // loop.accumulate} samples "
+            f"at a time, not of {loop.batch} together"
+        )
+    if loop.ema is not None and "graph_items" in task.needs:  # its tables are made from the last weights, not averaged
+        raise UserError(
+            f"setting 'train.ema' is {loop.ema}, and {task.name} serves by tables, not by weights; leave it out"
+        )
 
 
 def disk_bytes(task: Pretext, loop: TrainConfig) -> int:

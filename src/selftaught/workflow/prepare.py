@@ -32,6 +32,23 @@ def positive(**given: int | float | None) -> None:
             )
 
 
+def label_budget(amount: float) -> None:
+    """UserError for what is neither a share (up to 1) nor a whole number (above 1) of labels."""
+    positive(labels=amount)
+    if amount > 1 and amount != round(amount):
+        raise UserError(f"--labels {amount:g} is neither a share up to 1 nor a whole number; use {round(amount)}, say")
+
+
+def rate_of_its_own(optim: dict[str, Any], batch: int) -> None:
+    """UserError for settings of `optim` that name an optimiser which the automatic learning rate, AdamW's, would not fit."""
+    published = {"lars": 0.3, "sgd": 0.03}  # at batch 256: SimCLR's and MoCo's
+    if (name := optim.get("name")) in published and optim.get("lr") is None:
+        raise UserError(
+            f"--set optim.name={name} needs a learning rate of its own, because the automatic one is AdamW's; add --lr, "
+            f"{published[name] * batch / 256:.2g} say"
+        )
+
+
 def pick_device(device: str) -> str:
     """cpu or cuda; "auto" takes the GPU where there is one."""
     if device == "auto":

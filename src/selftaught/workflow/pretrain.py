@@ -44,23 +44,26 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     general: what `request.general` describes.
     """
     check(request)
-    path = out or Path("runs") / f"{name_of(data)}-{Path(request.pretext.partition('.py')[0]).name}"
+    path = out or _folder(request, data)
     # Before the ranks meet: what one of them writes later must not look like an older run to another.
     resumed = RunFolder(path, writes=False).claim(to_json(request))
     said = path / "recipe.json" if resumed and (path / "recipe.json").is_file() else request.recipe
-    recipe = None if said is None else from_json(Recipe, load_json(Path(said)), "recipe")
-    device = pick_device(request.device if recipe is None else recipe.train.device)
+    recipe = None if said is None else _read(Path(said))
+    device = pick_device(request.device) if recipe is None else _device_of(recipe, Path(str(said)))
     torch.set_num_threads(pick_threads())
     ranks = distributed.join(device)
     run = RunFolder(path, writes=ranks.first)
     tell: Callable[[str], None] = (lambda line: None) if quiet or not ranks.first else say
-    if resumed and (run.encoder / "config.json").is_file():
+    complete = resumed and (run.encoder / "config.json").is_file()
+    limit = limit_of(request, device) if recipe is None else recipe.limit
+    source = _open(data, limit, ranks, quiet or complete)
+    named = opened(recipe, request.general, general)
+    other = None if named is None else _open(named, limit, ranks, quiet or complete)
+    if recipe is not None:
+        _same_circumstances(recipe, source, other, ranks)
+    if complete:
         tell(f"run '{path}' is complete; nothing to do. Another --out or --seed starts a new one")
         return path
-    limit = limit_of(request, device) if recipe is None else recipe.limit
-    source = _open(data, limit, ranks, quiet)
-    named = opened(recipe, request.general, general)
-    other = None if named is None else _open(named, limit, ranks, quiet)
     split = kind_called(source.kind).split(source, request.holdout if recipe is None else recipe.holdout)
     if recipe is None:
         resolved = resolve(request, source, split, device, ranks, tell, quiet)
@@ -69,7 +72,6 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
             resolved = resolved._replace(recipe=fixed)
     else:
         assert said is not None
-        _same_circumstances(recipe, source, other, ranks)
         modality = bundle.modality_from_json(recipe.kind, recipe.modality, Path(said).parent / bundle.PREPROCESSING)
         resolved = Resolved(
             recipe, modality, kind_called(recipe.kind).training(source, modality, *split, quiet or not ranks.first)
@@ -94,6 +96,26 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     return path
 
 
+def _folder(request: Request, data: Any) -> Path:
+    """runs/DATA-PRETEXT."""
+    pretext = request.pretext if request.recipe is None else _read(Path(request.recipe)).pretext
+    return Path("runs") / f"{name_of(data)}-{Path(pretext.partition('.py')[0]).name}"
+
+
+def _read(file: Path) -> Recipe:
+    return from_json(Recipe, load_json(file), "recipe")
+
+
+def _device_of(recipe: Recipe, file: Path) -> str:
+    """Where a recipe runs: bits and speed depend on it, so that it is the recipe's."""
+    try:
+        return pick_device(recipe.train.device)
+    except UserError:
+        raise UserError(
+            f"'{file}' is for device '{recipe.train.device}', which this machine has not; change train.device in a copy of it"
+        ) from None
+
+
 def _with_earlier(own: np.ndarray, recipe: Recipe, tell: Callable[[str], None]) -> np.ndarray:
     """Hashes of what a run's encoder learns from: its own samples, then those of the runs that its weights come from."""
     weights = recipe.encoder.weights_file
@@ -107,12 +129,7 @@ def _with_earlier(own: np.ndarray, recipe: Recipe, tell: Callable[[str], None]) 
 
 def _open(data: Any, limit: int, ranks: Ranks, quiet: bool) -> Source:
     """Open the data; one rank prepares the cache, the others then find it."""
-    if ranks.world > 1 and not ranks.first:
-        torch.distributed.barrier()
-    source = open_source(data, limit, quiet or not ranks.first)
-    if ranks.world > 1 and ranks.first:
-        torch.distributed.barrier()
-    return source
+    return distributed.first_then_others(ranks, lambda: open_source(data, limit, quiet or not ranks.first))
 
 
 def _same_circumstances(recipe: Recipe, source: Source, general: Source | None, ranks: Ranks) -> None:
@@ -172,7 +189,8 @@ def _train(
         run.cut_logs({})
     order = Order(len(train), loop.batch, loop.seed, ranks.rank, ranks.world)
     fetch = fetcher(source, train, loop.seed, labels=task.supervised)
-    watch = HealthMonitor(source, train, held, loop.seed, loop.health_every, loop.batch, task.chance(loop.batch))
+    each = loop.batch // loop.accumulate  # what a loss is taken over
+    watch = HealthMonitor(source, train, held, loop.seed, loop.health_every, each, task.chance(each))
     watchers: list[Watcher] = [watch] if guard is None else [watch, guard]
     before = _timed(run.rows("timing.jsonl"))
     run.append("timing.jsonl", {"step": trainer.step, "seconds": 0.0})

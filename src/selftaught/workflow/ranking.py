@@ -203,10 +203,8 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
     modality, seed, quiet = loaded.modality, asked.seed, asked.quiet
     if not isinstance(modality, EventModality):
         raise UserError(f"'{data}' is an event log, '{run}' an encoder of {loaded.modality.name} data")
-    if asked.train is not None or asked.against:
-        raise UserError(
-            "--train and --against are not for event logs; the protocol says what teaches, baselines are built in"
-        )
+    if words := asked.said("train", "against", "labels", "draws"):
+        raise UserError(f"{words[0]} is not for event logs; the protocol says what teaches, baselines are built in")
     protocol = from_json(Protocol, modality.protocol, "event")
     filtered = protocol.seen == "filtered"
     log, where = Log(source, modality, filtered, seed), torch.device(pick_device(asked.device))
@@ -233,6 +231,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
     result = _result(found, log, protocol, seed)
     result["protocol"] |= {"baselines": "settings chosen by nDCG@10 on validation cases", "settings": settings}
     result |= {"data": str(data), "data_hash": source.fingerprint, "recipe_hash": loaded.info.get("recipe_hash")}
+    result["asked"] = asked.said()
     result["protocol"] |= {"baselines_left_out": left_out} if left_out else {}
     if source.fingerprint != loaded.info.get("data_hash"):
         result["protocol"]["log"] = "not the one of pretraining, which may have learned from what is asked here"

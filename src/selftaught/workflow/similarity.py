@@ -24,6 +24,8 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, pairs: PairSource, ask
     seed, quiet = asked.seed, asked.quiet
     if loaded.modality.name != "text":
         raise UserError(f"'{data}' holds pairs of texts, '{run}' an encoder of {loaded.modality.name} data")
+    if words := asked.said("train", "labels", "draws"):
+        raise UserError(f"{words[0]} is not for pairs of texts, which train nothing; leave it out")
     what = "retrieval" if pairs.scores is None else "similarity"
     sides = Split(pairs.source, np.arange(len(pairs)), pairs.target, np.arange(len(pairs)), {})
     matrices = feature_sets(loaded, sides, asked.against, torch.device(pick_device(asked.device)), quiet)
@@ -42,7 +44,13 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, pairs: PairSource, ask
     protocol |= {"text_seen_by_pretraining": int(known.sum()) if len(seen) else UNKNOWN}
     protocol |= {"interval": "95 %, bootstrap over pairs or queries"}
     protocol |= {"raw": "TF-IDF, its terms from the first texts", "ties": "ranked at their expected place"}
-    result = {"protocol": protocol, "data": str(data), "data_hash": pairs.fingerprint, "seed": seed}
+    result = {
+        "protocol": protocol,
+        "data": str(data),
+        "data_hash": pairs.fingerprint,
+        "seed": seed,
+        "asked": asked.said(),
+    }
     result |= {"rows": _rows(found, what, n, seed), **_compared(found)}
     disk.write_json(home(run) / f"{what}.json", result)
     page = write_report(home(run))

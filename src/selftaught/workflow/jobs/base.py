@@ -38,6 +38,10 @@ class Job(ABC):
     def draw(self, parts: Split, amount: float, seed: int) -> np.ndarray:
         """Positions in `parts.train` of the samples that teach: a share up to 1, or a number above."""
 
+    def hashes(self, parts: Split, index: np.ndarray) -> np.ndarray:
+        """Content hashes of the samples of `parts.train` at `index`, as `seen.npy` holds them."""
+        return parts.train.hashes[index]
+
     @abstractmethod
     def describe(self, mode: str) -> dict[str, Any]:
         """Default optimiser settings."""

@@ -13,6 +13,7 @@ from selftaught.data import Source
 from selftaught.downstream.base import describe
 from selftaught.downstream.classify import Classify
 from selftaught.encoders import Encoder
+from selftaught.errors import say
 from selftaught.evaluation.efficiency import draw_labels
 from selftaught.evaluation.features import raw_batches
 from selftaught.evaluation.intervals import Interval, bootstrap, difference
@@ -36,8 +37,12 @@ class Classifying(Job):
         seen, size = seen_hashes(run), loaded.encoder.config.size
         parts = split(data, None, seen, size, quiet) if test is None else split(test, data, seen, size, quiet)
         same_kind(parts.train, loaded.modality, data)
-        both = (kind_called(s.kind).whole(s, loaded.modality, quiet) for s in (parts.train, parts.test))
-        return replace(parts, train=next(both), test=next(both))
+        train = _whole(parts.train, loaded.modality, quiet)
+        test = train if parts.test is parts.train else _whole(parts.test, loaded.modality, quiet)
+        both = [train] if test is train else [train, test]
+        cut = sum(kind_called(s.kind).cut_short(s, loaded.modality) for s in both)
+        protocol = {**parts.protocol, **({"read_by_their_beginning": cut} if cut else {})}
+        return replace(parts, train=train, test=test, protocol=protocol)
 
     def draw(self, parts: Split, amount: float, seed: int) -> np.ndarray:
         assert parts.train.labels is not None
@@ -82,7 +87,7 @@ class Classifying(Job):
     def open(self, loaded: Bundle, data: Any, quiet: bool) -> Source:
         source = open_source(data, loaded.encoder.config.size, quiet)
         same_kind(source, loaded.modality, data)
-        return kind_called(loaded.modality.name).whole(source, loaded.modality, quiet)
+        return _whole(source, loaded.modality, quiet)
 
     def predictions(
         self, task: Classify, facts: dict[str, Any], source: Source, device: torch.device, meter: Meter
@@ -97,6 +102,17 @@ class Classifying(Job):
             "class": [facts["classes"][i] for i in best.indices.tolist()],
             "probability": best.values.tolist(),
         }
+
+
+def _whole(source: Source, modality: Modality, quiet: bool) -> Source:
+    """As batches can be made of; says what is not read to its end."""
+    kind = kind_called(source.kind)
+    whole = kind.whole(source, modality, quiet)
+    if (cut := kind.cut_short(whole, modality)) and not quiet:
+        say(
+            f"{cut} {kind.noun} are longer than the encoder reads; a class is told by their beginnings (pretrain: --size)"
+        )
+    return whole
 
 
 def _probabilities(task: Classify, source: Source, index: np.ndarray, device: torch.device) -> Tensor:

@@ -88,6 +88,12 @@ class Translating(Job):
             raise UserError(f"--labels {amount:g} asks for more than the {n} pairs there are; use {n} or less")
         return parts.train_index[np.sort(rng.permutation(n, seed, _DRAW)[:wanted])]
 
+    def hashes(self, parts: Split, index: np.ndarray) -> np.ndarray:
+        """Of both sides: pretraining reads texts."""
+        assert isinstance(parts.train, PairTokens)
+        pairs = parts.train.pairs
+        return np.concatenate([pairs.source.hashes[index], pairs.target.hashes[index]])
+
     def describe(self, mode: str) -> dict[str, Any]:
         return {**describe(mode), "betas": [0.9, 0.98], "clip_norm": 1.0}
 

@@ -115,6 +115,10 @@ class Kind(Data):
     def whole(self, source: Any, modality: Any, quiet: bool) -> Source:
         """The same samples, in the same order, as batches can be made of: a long text by its beginning."""
 
+    def cut_short(self, whole: Any, modality: Any) -> int:  # most kinds are read whole
+        """How many samples of `whole` are read by their beginning alone."""
+        return 0
+
     @abstractmethod
     def reading(self, source: Any, modality: Any, index: np.ndarray, quiet: bool) -> Reading:
         """The samples at `index` as evaluation reads them."""

@@ -85,6 +85,9 @@ class Texts(Kind):
                 source, modality.tokenizer, modality.room, cache_or_none(), lambda done, _: meter.update(done)
             )
 
+    def cut_short(self, whole: TokenSource, modality: TextModality) -> int:
+        return int((whole.lengths > modality.room).sum())
+
     def base_lr(self, device: str, needs: frozenset[str], encoder: EncoderConfig) -> float:
         """2e-3 at batch 32 for an encoder 128 wide, less for wider ones; that of long runs on a GPU."""
         width = encoder.options.get("hidden_size") or encoder.options.get("n_embd") or 768
