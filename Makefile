@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+WORKERS ?= 2
 
 .PHONY: demo test lint types layers unit docs test-slow bench-peers parity clean help
 
@@ -35,8 +36,9 @@ types: $(VENV)/.ready
 layers: $(VENV)/.ready
 	$(BIN)/lint-imports
 
+# A process a core with one thread each; a file's tests stay together, because they share what they trained.
 unit: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 docs: $(VENV)/.ready
 	$(BIN)/python tests/run_docs.py README.md docs/new_pretext.md

@@ -1,8 +1,10 @@
+import errno
 import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import fake_run
 import numpy as np
@@ -242,10 +244,12 @@ def test_the_same_files_give_the_same_bytes_and_a_failure_keeps_the_old_page(run
     atlas.save(run)
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
-    monkeypatch.setattr(
-        "selftaught.reporting.page.render", lambda files: "\ud800"
-    )  # cannot be encoded: the write fails
-    with pytest.raises(UnicodeEncodeError):
+
+    def full(*given: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space left"):
         write_report(run)
     assert (run / "report.html").read_bytes() == first
 
