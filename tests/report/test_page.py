@@ -10,7 +10,7 @@ import fake_run
 import numpy as np
 import pytest
 
-from selftaught.errors import UserError
+from selftaught.errors import RunStopped, UserError
 from selftaught.reporting import make_atlas, write_report
 from selftaught.reporting.atlas import Atlas
 from selftaught.reporting.pictures import embed_json
@@ -249,7 +249,7 @@ def test_the_same_files_give_the_same_bytes_and_a_failure_keeps_the_old_page(run
         raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(RunStopped, match="disk full"):
         write_report(run)
     assert (run / "report.html").read_bytes() == first
 
