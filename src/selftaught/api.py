@@ -45,12 +45,12 @@ def pretrain(
         steps: Budget in optimiser steps.
         batch: Samples a step, over all ranks.
         lr: Peak learning rate.
-        size: Side of the training pictures, in pixels.
-        holdout: Share of the samples kept out of pretraining.
+        size: Side of the training pictures in pixels, length of texts in tokens, of histories in events.
+        holdout: Share of the samples kept out of pretraining (of logs event.split says it).
         seed: Key of all randomness.
         device: auto, cpu or cuda.
         recipe: Run the recipe.json of another run again.
-        set: More settings, such as pretext.temperature=0.2 or optim.name=lars.
+        set: More settings, such as pretext.temperature=0.2 or optim.weight_decay=0.1.
         quiet: Say nothing while running.
     """
     from selftaught.workflow.plan import Request, described
@@ -321,7 +321,7 @@ def surprise(
     device: str = "auto",
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Which events of a log were least to be expected: -log p in nats, given the user's others.
+    """Which events of a log were least to be expected: -log p in nats by those before (bert4rec_*: by all others).
 
     Args:
         run: Run folder or encoder bundle of an event log.
@@ -344,7 +344,7 @@ def inspect(data: Any, *, other: Any = None, cost: bool = True, quiet: bool = Fa
     Args:
         data: The data; pairs of texts too (TABLE or PREFIX?source=en&target=de).
         other: A second set (such as the test set) to search for leakage.
-        cost: Measure what each fitting task would cost on this machine by a few real steps.
+        cost: Measure what fitting tasks would cost on this machine by a few real steps, for a minute.
         quiet: Print nothing.
     """
     from selftaught.workflow.inspect import inspect as do
@@ -389,7 +389,8 @@ def demo(name: str = "mnist5k", *, minutes: float = 2.5, out: Path | None = None
 
 
 def load(path: Path | str) -> Bundle:
-    """The encoder of a run folder or bundle, ready to call: uint8 [B, C, H, W] -> features [B, width]."""
+    """The encoder of a run folder or bundle, ready to call: uint8 [B, C, H, W], texts or lists of items -> features
+    [B, width]."""
     from selftaught.bundle import load as do
 
     return do(Path(path))
