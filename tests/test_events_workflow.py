@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import selftaught
+from selftaught.data import open_data
 from selftaught.data.events import EventSource
 from selftaught.modality.event import EventModality
-from selftaught.workflow.ranking import Log
+from selftaught.workflow.ranking import Log, same_log
 from tests import runs
 from tests.contracts.conftest import walks
 
@@ -99,7 +100,7 @@ def test_recommend_in_raw_ids(run: Path, log: Path, tmp_path: Path) -> None:
     assert any(r["because"] for r in rows)
     seen = {line.split(",")[1] for line in log.read_text().splitlines() if line.startswith("u3,")}
     assert not seen & {r["item"] for r in rows if r["user"] == "u3"}
-    after = selftaught.recommend(run, items=["i5", "i6", "unheard of", "i7"], k=2, quiet=True)
+    after = selftaught.recommend(run, items=["i5", "i6", "i7"], k=2, quiet=True)
     assert {r["item"] for r in after} == {"i8", "i9"}
     again = selftaught.recommend(run, items=["i5", "i6", "i7"], k=40, quiet=True)
     assert len(again) == 37, "what was seen is left out"
@@ -114,6 +115,30 @@ def test_recommend_in_raw_ids(run: Path, log: Path, tmp_path: Path) -> None:
         written = list(csv.DictReader(file))
     assert len(written) == 3 * 600
     assert {r["user"] for r in written} == {f"u{i}" for i in range(600)}
+
+
+def test_users_of_whom_nothing_is_known(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is recommended to them, as all items would score alike; known failure: sixteen of them in a batch."""
+    rows = [f"u{i},new{i % 3}" for i in range(20)]
+    (tmp_path / "new.csv").write_text("\n".join(["user,item", *rows, ""]))
+    (tmp_path / "some.csv").write_text("\n".join(["user,item", *rows, "known,new1", "known,i5", ""]))
+    assert selftaught.recommend(run, tmp_path / "new.csv") == []
+    assert "20 users have no item that the encoder knows; nothing is recommended to them" in capsys.readouterr().err
+    assert {r["user"] for r in selftaught.recommend(run, tmp_path / "some.csv", k=3)} == {"known"}
+    assert "20 users have no item" in capsys.readouterr().err
+    runs.succeed("embed", run, tmp_path / "new.csv", "--out", tmp_path / "users.npy")
+    assert not np.load(tmp_path / "users.npy").any()
+
+
+def test_another_table_of_items_makes_no_other_log(run: Path, log: Path, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item,title\ni1,Toy\n")
+    info, plain = selftaught.load(run).info, open_data(log, cache=False)
+    with_table = open_data(f"{log}?items={tmp_path / 'items.csv'}", cache=False)
+    other = open_data(f"{log}?core=5", cache=False).subset(np.arange(100))
+    assert with_table.fingerprint != info["data_hash"]
+    assert [same_log(x, info) for x in (plain, with_table, other)] == [True, True, False]  # type: ignore[arg-type]
+    del info["log_hash"]  # a bundle of an older version
+    assert [same_log(x, info) for x in (plain, with_table)] == [True, False]  # type: ignore[arg-type]
 
 
 def test_preview_shows_raw_ids(log: Path) -> None:
@@ -154,10 +179,21 @@ def test_a_log_without_a_case_is_one_line(run: Path, tmp_path: Path) -> None:
         (("pretrain", "{log}", "--encoder", "sasrec_smal"), "did you mean 'sasrec_small'"),
         (("pretrain", "{log}", "--encoder", "bert4rec_small"), "use a sasrec_* encoder"),
         (("pretrain", "{log}", "--set", "event.split=leave"), "event.split"),
+        (
+            ("pretrain", "{log}", "--set", "event.n=2"),
+            "'event.n' is 2, and leave_one_out has none; leave it out, or set",
+        ),
+        (
+            ("pretrain", "{log}", "--set", "event.split=last_n", "--set", "event.share=0.2"),
+            "'event.share' is 0.2, and last_n has none; leave it out, or set event.split=global_time or user_split",
+        ),
+        (("pretrain", "{log}", "--set", "event.words={run}"), "encoder 'sasrec_small' reads no words of items"),
+        (("pretrain", "{log}", "--set", "pretext.negatives=5"), "pretext.negatives is 5, and the softmax is over all"),
         (("evaluate", "{run}", "{log}", "--train", "{log}"), "protocol says what teaches"),
         (("recommend", "{run}"), "name a log"),
         (("recommend", "{run}", "{log}", "--user", "u9999"), "unknown user 'u9999'"),
         (("recommend", "{run}", "--items", "nothing"), "unknown item 'nothing'"),
+        (("recommend", "{run}", "--items", "i1", "--items", "i4x"), "unknown item 'i4x'; did you mean 'i4'?"),
         (("recommend", "{run}", "--like", "nothing"), "unknown item 'nothing'"),
         (("recommend", "{run}", "--like", "i1", "--items", "i2"), "ask for one at a time"),
         (("recommend", "{run}", "{log}", "--k", "0"), "--k 0"),

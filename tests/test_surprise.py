@@ -9,7 +9,7 @@ import torch
 
 import selftaught
 from selftaught.batch import Tokens
-from selftaught.workflow.surprise import windows
+from selftaught.workflow.surprise import windows, windows_at_once
 from tests import runs
 
 
@@ -102,6 +102,14 @@ def test_each_event_is_in_one_window_with_enough_around_it(size: int, masked: bo
         seen += measured
     skipped = [0] if masked else [0, 1, 3, 20]
     assert sorted(seen) == sorted(set(range(120)) - set(skipped))
+
+
+def test_what_goes_through_the_network_together_fits_into_memory() -> None:
+    """Scores of a large catalogue, hidden states of a small one, which nobody counted."""
+    assert windows_at_once(1_000_000, 50, 64, True) == (1 << 24) // 1_000_000
+    assert windows_at_once(1_000_000, 50, 64, False) == 1
+    for masked in (False, True):
+        assert windows_at_once(100, 50, 64, masked) * 50 * 4 * 64 <= 1 << 24
 
 
 def test_bad_requests(trained: tuple[Path, Path], tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def _card(config: dict[str, Any]) -> str:
         f"features = bundle({name})  # {form} -> float32 [B, width]",
         "```",
         "",
-        f"`{'ranking' if name == 'histories' else 'evaluation'}.json`, which `evaluate` writes beside it, says what pretraining was worth.",
+        f"`{'ranking' if name == 'histories' else 'evaluation'}.json`, which `evaluate` writes, says what pretraining was worth.",
         "",
     ]
     return "\n".join(lines)

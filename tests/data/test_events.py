@@ -126,16 +126,29 @@ def test_bad_rows_are_left_out_counted_and_listed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", rows)
     path.write_bytes(path.read_bytes().replace(b"u7,i7,7,", b"u\xff,i7,7,"))
     source = opened(path, say=said.append)
-    assert int(source.lengths.sum()) == 999
+    assert int(source.lengths.sum()) == 1000
     reasons = {s.name: s.reason for s in source.skipped}
     assert sorted(reasons.values()) == [
         "1 columns in place of 4", "5 columns in place of 4", "no user, or no valid text", "no user, or no valid text",
-        "rating that is no number", "time that cannot be read",
+        "time that cannot be read",
     ]  # fmt: skip
-    assert {"row 9", "row 501", "row 502", "row 503", "row 504", "row 505"} == set(reasons)
-    assert said[-1].startswith("6 of 1005 rows left out, the first row 9")
-    with pytest.raises(UserError, match=r"6 of 1005 rows .* more than 0%"):
+    assert {"row 9", "row 501", "row 502", "row 503", "row 505"} == set(reasons)
+    assert said[-1].startswith("5 of 1005 rows left out, the first row 9")
+    with pytest.raises(UserError, match=r"5 of 1005 rows .* more than 0%"):
         opened(path, max_bad=0.001)
+
+
+def test_a_rating_is_needed_only_where_ratings_are_asked_for(tmp_path: Path) -> None:
+    """Its column is taken by its usual name, and may be nearly empty; a cache of the one is not that of the other."""
+    path, cache = write(tmp_path / "a.csv", [*ROWS, ("dan", "x", 1, ""), ("dan", "y", 2, "good")]), tmp_path / "cache"
+    for _ in range(2):
+        source = open_data(path, cache=cache)
+        assert histories(source) == {**EXPECTED, "dan": ["x", "y"]}  # type: ignore[arg-type]
+        assert np.isnan(source.rating).tolist() == [False] * 6 + [True] * 2  # type: ignore[attr-defined]
+        for asked in ("rating=rating", "least=1"):
+            source = open_data(f"{path}?{asked}", cache=cache, max_bad=0.5)
+            assert histories(source) == EXPECTED, asked  # type: ignore[arg-type]
+            assert [s.reason for s in source.skipped] == ["rating that is no number"] * 2
 
 
 def test_all_bad_rows_are_counted_and_the_first_are_listed(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_columns_by_name(tmp_path: Path) -> None:
     facts, _ = read_items(path, ITEMS, words="label", attributes="kind,by")
     assert facts.words == ["Toy", "", "Heat"]
     assert facts.attributes == ["by: ann", "by: bob", "kind: crime", "kind: fun"]
+    assert read_items(path, ITEMS, words="label,by")[0].words == ["Toy ann", "", "Heat bob"]
     for given, message in (
         ({"words": "lable"}, "unknown column of .* for words 'lable'; did you mean 'label'"),
         ({}, "neither words nor attributes by a usual name"),
@@ -92,6 +93,7 @@ def test_a_log_carries_what_is_known_of_its_items(tmp_path: Path) -> None:
     assert source.about.words == SAID
     assert said == [f"1 of 3 items are not in {tmp_path / 'a.csv'}"]
     assert source.fingerprint != plain.fingerprint
+    assert source.log_hash == plain.fingerprint
     assert source.subset(np.array([0])).about is source.about
 
 

@@ -67,6 +67,22 @@ def test_binary(given: tuple[Tensor, Tensor, Tensor]) -> None:
     same(items.binary_loss(hidden, table, target, negatives), total / 6, hidden, table)
 
 
+def test_what_lies_beside_a_history_is_any_item_that_it_has_not() -> None:
+    """Each as often, by its rank among them; of a row with nothing all are such items, and of one with all of them, too."""
+    g = torch.Generator().manual_seed(0)
+    own = torch.randint(0, 8, (400, 12), generator=g)  # repeats, zeros between them; 8 and 9 in none
+    u = torch.rand(400, 3, generator=g)
+    found = items.beside(own, u, 9)
+    for has, draws, ids in zip(own.tolist(), u.tolist(), found.tolist(), strict=True):
+        others = sorted(set(range(1, 10)) - set(has))
+        assert ids == [others[int(x * len(others))] for x in draws]
+    every, highest = torch.arange(10)[None] / 10 + 0.01, torch.tensor([[1 - 2**-24]])
+    for row in ([[0, 0]], [[3, 1, 2, 9, 8, 7, 6, 5, 4, 10, 10]], [list(range(1, 11)) * 9]):
+        assert items.beside(torch.tensor(row), every, 10).tolist() == [list(range(1, 11))]
+    assert items.beside(torch.tensor([[10, 1]]), highest, 10).tolist() == [[9]]
+    assert items.beside(torch.zeros(2, 0, dtype=torch.int64), u[:2], 9).shape == (2, 3)
+
+
 def test_chance_is_the_logarithm_of_the_catalogue() -> None:
     zero = torch.zeros(5, 4)
     assert items.softmax_loss(zero, torch.randn(102, 4), torch.arange(1, 6)).item() == pytest.approx(math.log(100))

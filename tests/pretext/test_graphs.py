@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from selftaught.batch import Tokens
 from selftaught.encoders.graphs import adjacency
 from selftaught.errors import UserError
-from selftaught.losses.items import beside, softmax_loss
+from selftaught.losses.items import softmax_loss
 from selftaught.modality.event import Graph
 from selftaught.pretext.lightgcn import LightGCN
 from selftaught.pretext.sgl import SGL
@@ -81,8 +81,9 @@ def test_the_loss_is_the_papers(loss: str) -> None:
     for row in range(10):
         n = int(batch.inputs["length"][row])
         ids = batch.inputs["items"][row, max(0, n - 12) : n]
+        has = set(batch.inputs["items"][row, :n].tolist())
         for at, i in enumerate(ids):
-            j = beside(i[None], u[row, at][None, None], ITEMS)[0, 0]
+            j = [x for x in range(1, ITEMS + 1) if x not in has][int(float(u[row, at]) * (ITEMS - len(has)))]
             state = histories[batch.index[row]]
             terms.append(-F.logsigmoid(state @ items[i] - state @ items[j]))
             squares.append(e[i].square().sum() + (e[j].square().sum() if loss == "bpr" else 0))

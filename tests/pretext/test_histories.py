@@ -74,7 +74,10 @@ def test_any_history_is_served(name: str) -> None:
     ids = torch.tensor([[3, 0, 0], [0, 0, 0], [5, 6, 7]])
     valid = torch.tensor([[True, False, False], [False] * 3, [True] * 3])
     with torch.no_grad():
+        none = torch.zeros(20, 0, dtype=torch.int64)  # of nobody in a whole batch
+        nothing = encoder.scores(encoder.next(Tokens(none, none > 0, none > 0)))
         found = encoder.scores(encoder.next(Tokens(ids, valid, valid)))
+        torch.testing.assert_close(nothing, found[1].expand(20, -1), rtol=1e-4, atol=1e-5)
         assert torch.isfinite(found[:, 1:-1]).all()
         assert (found[:, [0, -1]] == -torch.inf).all()
         alone = encoder.scores(encoder.next(Tokens(ids[:1, :1], valid[:1, :1], valid[:1, :1])))

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from selftaught.batch import Tokens
 from selftaught.errors import UserError
-from selftaught.losses.items import beside
 from selftaught.modality.event import Attributes, EventModality
 from selftaught.pretext.s3rec import S3Rec
 from tests import runs
@@ -35,6 +34,7 @@ def naive(task: Any, batch: Any) -> dict[str, torch.Tensor]:
     for row, n in enumerate(x.valid.sum(1).tolist()):
         ids = x.ids[row, :n]
         h = read(ids.masked_fill(hidden[row, :n], task.modality.mask))
+        others = sorted(set(range(1, ITEMS + 1)) - set(batch.inputs["items"][row].tolist()))
         for at in range(n):
             item = int(ids[at])
             has = [(item - 1) // 5, 8 + item % 2]
@@ -43,7 +43,7 @@ def naive(task: Any, batch: Any) -> dict[str, torch.Tensor]:
             for a in range(10):
                 sums[name] = sums[name] - torch.log(scores[a] if a in has else 1 - scores[a])
             if hidden[row, at]:
-                other = beside(ids[at][None], u[row, at][None, None], ITEMS)[0, 0]
+                other = others[int(float(u[row, at]) * len(others))]
                 state = heads["mip"](h[at])
                 sums["mip"] = sums["mip"] - torch.log(torch.sigmoid(state @ table[item] - state @ table[other]))
         whole.append(heads["sp"](read(ids.masked_fill(inside[row, :n], task.modality.mask))[-1]))

@@ -21,7 +21,7 @@ from selftaught.data.ragged import within
 from selftaught.data.source import Skipped, content_hash
 from selftaught.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 _LISTED = 20  # bad rows that are listed; the others are counted
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
@@ -58,13 +58,14 @@ def filter_of(given: dict[str, str]) -> Filter:
 
 @dataclass
 class _Growing:
-    """What was read so far."""
+    """What was read so far. rated: ratings are asked for, so that a row without one is bad."""
 
     users: dict[str, int]
     items: dict[str, int]
     columns: list[tuple[np.ndarray, ...]]
     bad: list[Skipped]
     counted: list[np.ndarray]
+    rated: bool
     rows: int = 0
     bad_rows: int = 0
 
@@ -81,7 +82,8 @@ class _Growing:
             reason[(reason == "") & ~np.isfinite(time)] = "time that cannot be read"
         if part.rating is not None:
             rating = numbers(part.rating)
-            reason[(reason == "") & ~np.isfinite(rating)] = "rating that is no number"
+            if self.rated:
+                reason[(reason == "") & ~np.isfinite(rating)] = "rating that is no number"
         good = np.flatnonzero(reason == "")
         bad = [*part.broken, *((part.row(int(i)), str(reason[i])) for i in np.flatnonzero(reason != "")[:_LISTED])]
         self.bad += [Skipped(f"row {row}", why) for row, why in sorted(bad)[: max(0, _LISTED - len(self.bad))]]
@@ -268,15 +270,14 @@ def open_events(
             f"{path} has no column of users or of items by a usual name; "
             f"add ?{event_files.nearest_columns(path, given)}; it has {has}"
         )
-    status = path.stat()
-    stamp = json.dumps(
-        [FORMAT, str(path.resolve()), status.st_size, status.st_mtime_ns, vars(columns or Filter()), vars(chosen)]
-    )
+    status, rated = path.stat(), "rating" in given or chosen.least is not None
+    asked = [vars(columns or Filter()), vars(chosen), rated]
+    stamp = json.dumps([FORMAT, str(path.resolve()), status.st_size, status.st_mtime_ns, *asked])
     key = f"event{FORMAT}-{hashlib.blake2b(stamp.encode(), digest_size=16).hexdigest()}"
     if cache is not None and (found := _opened(cache / key)) is not None:
         say(f"using prepared events {cache / key}")
         return _checked(found, max_bad, str(path), say)
-    growing = _Growing({}, {}, [], [], [])
+    growing = _Growing({}, {}, [], [], [], rated)
     for part in event_files.read(path, columns):
         growing.add(part)
         progress(min(growing.rows, 1 << 62), max(growing.rows, 1))

@@ -18,9 +18,9 @@ class EventSource(Source):
 
     names: raw ids of the users. items: raw ids of the items; an item's code is its position there, its id that plus 1.
     bounds: int64 [N, 2], where each user's events lie in the arrays. item: int32 [E], codes. time: float64 [E], seconds since
-    1970 or the log's own numbers, or None. rating: float32 [E] or None. limit: of a history, the last so many events are
-    fetched; None: all. lengths: int64 [N]. left_out: bad rows of the file, of which `skipped` lists the first. about: what
-    a table says of the items; None: there is no table.
+    1970 or the log's own numbers, or None. rating: float32 [E], NaN of an event without one, or None. limit: of a history, the
+    last so many events are fetched; None: all. lengths: int64 [N]. left_out: bad rows of the file, of which `skipped` lists the
+    first. about: what a table says of the items; None: there is no table.
     """
 
     kind = "event"
@@ -54,12 +54,14 @@ class EventSource(Source):
     @property
     def fingerprint(self) -> str:
         """That of the histories, and of what is known of the items."""
-        found = super().fingerprint
-        return (
-            found
-            if self.about is None
-            else hashlib.blake2b((found + self.about.digest).encode(), digest_size=16).hexdigest()
-        )
+        if self.about is None:
+            return self.log_hash
+        return hashlib.blake2b((self.log_hash + self.about.digest).encode(), digest_size=16).hexdigest()
+
+    @property
+    def log_hash(self) -> str:
+        """The fingerprint of the histories alone."""
+        return super().fingerprint
 
     def fetch(self, index: np.ndarray) -> dict[str, Tensor]:
         begin, end = self.bounds[index].T

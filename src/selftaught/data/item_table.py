@@ -59,7 +59,7 @@ def read_items(
 ) -> tuple[ItemFacts, int]:
     """Facts of the items of a log, by their raw ids, and how many items have none.
 
-    words, attributes, key: names of the columns, several of attributes after commas, key that of raw ids; None: by usual names.
+    words, attributes: names of columns, several after commas. key: that of the column of raw ids. None: by usual names.
     A JSON file is one object: {item: [attributes]} or {item: words}.
     Raises UserError where the table cannot be read, a column is not there, or no item of the log is.
     """
@@ -118,7 +118,8 @@ def _rows(
         return chosen
 
     ids = choose(key, USUAL["item"].split(), "items")
-    text, has = choose(words, _WORDS, "words")[:1], choose(attributes, _ATTRIBUTES, "attributes")
+    text, has = choose(words, _WORDS, "words"), choose(attributes, _ATTRIBUTES, "attributes")
+    text = text[:1] if words is None else text  # usual names may say the same twice
     if not ids:
         raise UserError(
             f"{path} has no column of items by a usual name, such as item_id; it has {', '.join(names[:20])}"
@@ -132,7 +133,8 @@ def _rows(
         columns = _texts(batch, [ids[0], *text, *has], path)
         for item, *rest in zip(*columns, strict=True):
             cells = zip(has, rest[len(text) :], strict=True)
-            yield item, rest[0] if text else "", [f"{plain(c)}: {x}" for c, cell in cells for x in _cut(c, cell)]
+            said = " ".join(x for x in map(str.strip, rest[: len(text)]) if x)
+            yield item, said, [f"{plain(c)}: {x}" for c, cell in cells for x in _cut(c, cell)]
 
 
 def _tables(path: Path, names: list[str], wanted: list[str]) -> Iterator[pa.RecordBatch | pa.Table]:

@@ -44,7 +44,7 @@ class Packing(NamedTuple):
         never: lengths would have to be waited for.
         """
         b, width = valid.shape
-        if valid.device.type == "cpu" and b >= 2 * _GROUPS:
+        if valid.device.type == "cpu" and b >= 2 * _GROUPS and width > 0:
             length = (valid * torch.arange(1, width + 1)).amax(1)
             parts = length.argsort(stable=True).tensor_split(_GROUPS)
             longest = [int(length[part[-1]]) for part in parts]

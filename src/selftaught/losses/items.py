@@ -117,7 +117,16 @@ def drawn(u: Tensor, items: int) -> Tensor:
     return 1 + (u.double() * items).long().clamp_max(items - 1)
 
 
-def beside(target: Tensor, u: Tensor, items: int) -> Tensor:
-    """Ids [n, k] from uniform numbers [n, k], any item but a row's target."""
-    found = drawn(u, items - 1)
-    return found + (found >= target[:, None])
+def beside(own: Int[Tensor, "n m"], u: Float[Tensor, "n k"], items: int) -> Int[Tensor, "n k"]:
+    """Ids from uniform numbers: any item but those of a row of `own`, ids in any order, 0 for none. Of a row that has them all
+    any, for nothing else is left."""
+    none = items + own.shape[1] + 1  # behind all that is drawn
+    found = own.masked_fill(own == 0, none).sort(1).values
+    found = found.masked_fill(found == F.pad(found, (1, 0))[:, :-1], none).sort(1).values  # each once
+    count = (found < none).sum(1, keepdim=True)
+    found = found.masked_fill(count == items, none)
+    free = items - count % items
+    nth = (u.double() * free).long().minimum(free - 1)
+    # What is drawn lies behind all ids of the row that have at most `nth` others before them.
+    others = found - 1 - torch.arange(found.shape[1], device=own.device)
+    return 1 + nth + torch.searchsorted(others, nth, right=True)

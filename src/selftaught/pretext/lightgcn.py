@@ -27,8 +27,8 @@ class LightGCN(Pretext):
 
     @dataclass(frozen=True)
     class Config:
-        """loss: "bpr" as published, each item of a history beside another one; "softmax" over all items. weight: of the squares
-        of the embeddings that a step asks for (eq. 15)."""
+        """loss: "bpr" as published, each item of a history beside one that is not in it; "softmax" over all items. weight: of the
+        squares of the embeddings that a step asks for (eq. 15)."""
 
         loss: Literal["bpr", "softmax"] = "bpr"
         weight: float = 1e-4
@@ -61,8 +61,8 @@ class LightGCN(Pretext):
         state, target = encoder.states(spread, batch.index, x)[asked.nonzero()[:, 0]], x.ids[asked]
         embeddings = [encoder.first(target)]
         if self.config.loss == "bpr":
-            u = batch.uniform(_NEGATIVE, asked.shape[1])[asked]
-            other = beside(target, u[:, None], len(self.modality.items))[:, 0]
+            u = batch.uniform(_NEGATIVE, asked.shape[1])
+            other = beside(batch.inputs["items"], u, len(self.modality.items))[asked]
             loss = bpr_loss(state, spread.target, target, other)
             embeddings.append(encoder.first(other))
         else:

@@ -27,7 +27,7 @@ class NextItem(Pretext):
     @dataclass(frozen=True)
     class Config:
         """loss: "softmax" over all items; "sampled": over `negatives` that a step draws (1024), for large catalogues; "bce": each
-        target beside `negatives` of its own (1, as in the paper).
+        target beside `negatives` of its own that the history has not (1, as in the paper).
         """
 
         loss: Literal["softmax", "sampled", "bce"] = "softmax"
@@ -36,6 +36,11 @@ class NextItem(Pretext):
         def __post_init__(self) -> None:
             if self.negatives is not None and self.negatives < 1:
                 raise UserError(f"pretext.negatives is {self.negatives}; it must be 1 or more")
+            if self.negatives is not None and self.loss == "softmax":
+                raise UserError(
+                    f"pretext.negatives is {self.negatives}, and the softmax is over all items; leave it out, or set "
+                    "pretext.loss=sampled or bce"
+                )
 
     family = "generative"
     paper = "Kang & McAuley 2018, arXiv 1808.09781"
@@ -62,9 +67,10 @@ class NextItem(Pretext):
                 u = batch.uniform(_NEGATIVES, -(-count // len(batch)))
                 loss = sampled_softmax_loss(h, table, target, drawn(u.flatten()[:count], items))
             case _:
-                width = asked.shape[1]
-                u = batch.uniform(_NEGATIVES, width * (self.config.negatives or 1)).unflatten(1, (width, -1))[asked]
-                loss = binary_loss(h, table, target, beside(target, u, items))
+                shape = asked.shape[1], self.config.negatives or 1
+                u = batch.uniform(_NEGATIVES, math.prod(shape))
+                others = beside(batch.inputs["items"], u, items).unflatten(1, shape)[asked]
+                loss = binary_loss(h, table, target, others)
         return Step(loss, {"targets": torch.tensor(float(len(target)))})
 
     def show(self, batch: Batch) -> Shown:

@@ -25,8 +25,9 @@ _HIDE, _NEGATIVE, _SEGMENT = 51, 52, 53  # streams of randomness
 
 class S3Rec(Pretext):
     """Events see all others of their history. Some are hidden: of the others their attributes are told (AAP, eq. 5), of the
-    hidden ones the item beside another (MIP, eq. 6) and its attributes (MAP, eq. 7); and of a history with a segment hidden,
-    which of the batch's segments that is (SP, eq. 8). Sums over events, as in the authors' code, over the number of all events.
+    hidden ones the item beside one that the history has not (MIP, eq. 6) and its attributes (MAP, eq. 7); and of a history with
+    a segment hidden, which of the batch's segments that is (SP, eq. 8). Sums over events, as in the authors' code, over the
+    number of all events.
     """
 
     @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class S3Rec(Pretext):
         shown = x._replace(ids=x.ids.masked_fill(hidden, self.modality.mask))
         h = self.encoder(shown, both_ways=True).tokens
         seen = x.valid & ~hidden
-        u = batch.uniform(_NEGATIVE, x.ids.shape[1])[hidden]
-        other = beside(x.ids[hidden], u[:, None], len(self.modality.items))[:, 0]
+        u = batch.uniform(_NEGATIVE, x.ids.shape[1])
+        other = beside(batch.inputs["items"], u, len(self.modality.items))[hidden]
         table = cast(Any, self.encoder).embeddings
         mip = bpr_loss(self.heads["mip"](h[hidden]), table, x.ids[hidden], other)
         parts = {

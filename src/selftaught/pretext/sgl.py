@@ -74,8 +74,8 @@ class SGL(Pretext):
         encoder.keep(spread)
         x, asked = self.modality.given(batch)
         state, target = encoder.states(spread, batch.index, x)[asked.nonzero()[:, 0]], x.ids[asked]
-        u = batch.uniform(_NEGATIVE, asked.shape[1])[asked]
-        other = beside(target, u[:, None], len(self.modality.items))[:, 0]
+        u = batch.uniform(_NEGATIVE, asked.shape[1])
+        other = beside(batch.inputs["items"], u, len(self.modality.items))[asked]
         ranking = bpr_loss(state, spread.target, target, other)
         squares = torch.cat([encoder.first(target), encoder.first(other)]).square().sum() / mean_count(target)
         one, two = (encoder.propagate(self._normalized(self.view(batch, stream))) for stream in _EDGES)

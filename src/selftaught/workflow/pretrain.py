@@ -242,12 +242,13 @@ def _finish(
     }
     if not run.writes:
         return
-    encoder = trainer.task.encoder
+    encoder, facts = trainer.task.encoder, load_json(run.path / "data.json")
     info = {
         "pretext": recipe.pretext,
         "continues": trainer.task.continues,
         "data": recipe.data,
         "data_hash": recipe.data_hash,
+        **({"log_hash": facts["log_hash"]} if "log_hash" in facts else {}),  # of a log whatever its table of items
         "recipe_hash": digest(recipe),
         "steps": recipe.train.steps,
         "batch": recipe.train.batch,

@@ -197,6 +197,13 @@ def _result(found: dict[str, Ranking], log: Log, protocol: Protocol, seed: int) 
     }
 
 
+def same_log(source: EventSource, info: dict[str, Any]) -> bool:
+    """Whether an encoder learned from these histories, whatever table of items lies beside them."""
+    if "log_hash" in info:
+        return bool(source.log_hash == info["log_hash"])
+    return bool(source.fingerprint == info.get("data_hash"))  # bundles of older versions know that of both together
+
+
 def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, asked: Asked) -> dict[str, Any]:
     """Rank the test cases of a log under the protocol the encoder was pretrained with, beside its random initialisation and
     baselines; writes ranking.json and the report, prints the table."""
@@ -233,7 +240,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
     result |= {"data": str(data), "data_hash": source.fingerprint, "recipe_hash": loaded.info.get("recipe_hash")}
     result["asked"] = asked.said()
     result["protocol"] |= {"baselines_left_out": left_out} if left_out else {}
-    if source.fingerprint != loaded.info.get("data_hash"):
+    if not same_log(source, loaded.info):
         result["protocol"]["log"] = "not the one of pretraining, which may have learned from what is asked here"
     disk.write_json(home(run) / "ranking.json", result)
     page = write_report(home(run))

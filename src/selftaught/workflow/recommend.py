@@ -11,7 +11,7 @@ from torch import Tensor
 from selftaught import bundle
 from selftaught.batch import Batch, Tokens
 from selftaught.data.events import EventSource
-from selftaught.errors import UserError, unknown
+from selftaught.errors import UserError, say, unknown
 from selftaught.modality.event import EventModality
 from selftaught.train.progress import Meter
 from selftaught.workflow.columns import check_out, write_columns
@@ -53,6 +53,8 @@ class Recommender:
         self.device = torch.device(pick_device(device))
         self.encoder: Any = loaded.encoder.to(self.device)
         self.rows = max(1, min(256, _AT_ONCE // self.modality.vocabulary))
+        # Behind no event a mask has a state; without one all items score alike, and the first of them would be recommended.
+        self.needs_history = "bidirectional_items" not in self.encoder.abilities
 
     @torch.inference_mode()
     def scores(self, histories: Tokens) -> Tensor:
@@ -121,8 +123,9 @@ def recommend(run: Path, data: Any, wanted: Wanted, out: Path | None, device: st
     if wanted.like is not None:
         rows = [_row("", r, i, v, model) for r, (i, v) in enumerate(zip(*model.like(wanted.like, wanted.k)), 1)]
     elif wanted.items:
-        if not model.modality.ids(wanted.items).any():
-            raise unknown("item", wanted.items[0], model.modality.items)
+        for item, known in zip(wanted.items, model.modality.ids(wanted.items).tolist(), strict=True):
+            if not known:
+                raise unknown("item", item, model.modality.items)
         rows = _of(model, [""], model.modality.inputs([list(wanted.items)]), wanted)
     else:
         if data is None:
@@ -136,14 +139,23 @@ def recommend(run: Path, data: Any, wanted: Wanted, out: Path | None, device: st
 def _of_users(model: Recommender, source: Any, wanted: Wanted, quiet: bool) -> list[dict[str, Any]]:
     if not isinstance(source, EventSource):
         raise UserError(f"recommend serves users of an event log, and this is {source.kind} data")
-    index = source.places(wanted.user) if wanted.user else np.arange(len(source))
+    asked = source.places(wanted.user) if wanted.user else np.arange(len(source))
     known, rows = known_items(source, model.modality), list[dict[str, Any]]()
+    index = asked[_has_known(source, model.modality)[asked]] if model.needs_history else asked
+    if len(index) < len(asked) and not quiet:
+        say(f"{len(asked) - len(index)} users have no item that the encoder knows; nothing is recommended to them")
     with Meter("recommend", len(index), quiet=quiet) as meter:
         for start in range(0, len(index), model.rows):
             part = index[start : start + model.rows]
             rows += _of(model, [source.names[i] for i in part.tolist()], known.fetch(part), wanted)
             meter.update(start + len(part))
     return rows
+
+
+def _has_known(source: EventSource, modality: EventModality) -> np.ndarray:
+    """Which users have an event with an item of the catalogue, bool [N]."""
+    before = np.concatenate([[0], np.cumsum(modality.ids(source.items)[source.item] > 0)])
+    return before[source.bounds[:, 1]] > before[source.bounds[:, 0]]
 
 
 def _of(model: Recommender, users: list[str], inputs: dict[str, Tensor], wanted: Wanted) -> list[dict[str, Any]]:

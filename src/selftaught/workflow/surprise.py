@@ -20,7 +20,7 @@ from selftaught.workflow.columns import check_out, write_columns
 from selftaught.workflow.kinds.events import known_items
 from selftaught.workflow.prepare import open_source, pick_device, positive
 
-_AT_ONCE = 1 << 24  # scores held at a time
+_AT_ONCE = 1 << 24  # numbers held at a time
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,12 @@ def windows(bounds: np.ndarray, size: int, masked: bool) -> Iterator[Window]:
             high = min(end, low + size + 1)
             yield Window(user, low, first, high)
             first = high
+
+
+def windows_at_once(vocabulary: int, size: int, width: int, masked: bool) -> int:
+    """Windows that go through the network together. Each has scores of the events that it measures, one where they are `masked`,
+    and of all its events hidden states, four times as wide inside a layer."""
+    return max(1, _AT_ONCE // max(vocabulary * (1 if masked else size), size * 4 * width))
 
 
 class Surprise:
@@ -117,7 +123,7 @@ def surprise(
         source = source.subset(source.places(user))
     model = Surprise(run, source, device)
     size = model.modality.size
-    step = max(1, _AT_ONCE // (model.modality.vocabulary * (1 if model.masked else size)))
+    step = windows_at_once(model.modality.vocabulary, size, model.encoder.width, model.masked)
     chosen = list(windows(source.bounds, size, model.masked))
     if not chosen:
         raise UserError(f"'{data}' has no user with two events, so none has anything to be expected from")

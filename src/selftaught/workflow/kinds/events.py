@@ -48,6 +48,12 @@ class Events(Kind):
         """The catalogue, all items of the log, the protocol, and by what words of items are read (event.words=RUN)."""
         words = settings.get("words")
         protocol = from_json(Protocol, {k: v for k, v in settings.items() if k != "words"}, self.name)
+        for name, splits in ("n", ("last_n",)), ("share", ("global_time", "user_split")):
+            if name in settings and protocol.split not in splits:
+                raise UserError(
+                    f"setting 'event.{name}' is {settings[name]}, and {protocol.split} has none; leave it out, or set "
+                    f"event.split={' or '.join(splits)}"
+                )
         return EventModality(source.items, size, to_json(protocol), None if words is None else str(words))
 
     def choose(self, size: int, device: str, needs: frozenset[str]) -> str:
@@ -62,6 +68,11 @@ class Events(Kind):
         options = known[name]
         if "features" in options:
             options = {**options, "features": width_of(modality.words)}
+        elif modality.words is not None:
+            raise UserError(
+                f"setting 'event.words' is {modality.words}, and encoder '{name}' reads no words of items; leave it out, or use "
+                "--pretext two_tower"
+            )
         return EncoderConfig(name, size, 0, options=options, vocabulary=modality.vocabulary)
 
     def fill(self, encoder: Any, modality: EventModality) -> None:
@@ -114,7 +125,7 @@ class Events(Kind):
         return Audited(found.to_json(), event_offers(found), found.lines())
 
     def facts(self, source: EventSource) -> dict[str, Any]:
-        return {"events": int(source.lengths.sum()), "items": len(source.items)}
+        return {"events": int(source.lengths.sum()), "items": len(source.items), "log_hash": source.log_hash}
 
     def texts(self, modality: EventModality, shown: Shown, rows: int) -> list[list[tuple[str, list[Span]]]]:
         """Raw ids; a hidden one as it is in the log."""
