@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import selftaught
-from selftaught.batch import Batch
+from selftaught.batch import Batch, Tokens
 from selftaught.bundle import masked_head
 from selftaught.modality.text import TextModality
 from selftaught.workflow.generate import _draw, continuation
@@ -59,6 +59,30 @@ def test_with_a_cache_it_is_the_same(kind: str, temperature: float, request: pyt
         assert len(one) == 40
 
 
+@pytest.mark.parametrize("kind", ["clm", "running"])
+def test_no_more_is_read_than_was_trained(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest run of tokens after which pretraining guesses a token of the text."""
+    loaded = selftaught.load(request.getfixturevalue(kind))
+    modality, encoder = loaded.modality, loaded.encoder
+    assert isinstance(modality, TextModality)
+    inputs, reads = modality.inputs(["Return the value of it. " * 9]), []
+    text = modality.window(Batch(inputs, torch.arange(1), 0, 0), 1)
+    trained = 1 + int(modality.maskable(text)[0, 1:].nonzero().max())
+    follow = encoder.follow
+
+    def watched(ids: torch.Tensor, memory: dict | None) -> torch.Tensor:
+        reads.append(ids.shape[1] + (memory[0][0].shape[2] if memory else 0))
+        return follow(ids, memory)  # type: ignore[operator]
+
+    monkeypatch.setattr(encoder, "follow", watched)
+    for cached in (True, False):
+        for begun in (inputs["ids"][0].tolist(), inputs["ids"][0, : trained - 3].tolist()):
+            continuation(encoder, modality, begun, 9, 0.9, None, 1, torch.device("cpu"), cached)
+    assert max(reads) == trained
+
+
 def test_greedy_is_the_likeliest_token_each_time(running: Path) -> None:
     loaded = selftaught.load(running)
     tokenizer = loaded.modality.tokenizer  # type: ignore[attr-defined]
@@ -103,6 +127,24 @@ def test_fill_gives_the_models_probabilities(mlm: Path) -> None:
     logits = head(loaded.encoder(tokens).tokens[0, at][None], loaded.encoder.embeddings)[0]
     assert rows[0]["token"] == tokenizer.backend.id_to_token(int(logits.argmax()))
     assert rows[0]["probability"] == pytest.approx(float(logits.softmax(0).max()), rel=1e-5)
+
+
+def test_a_gap_has_no_space_of_its_own_before_it(corpus: Path) -> None:
+    """Where the space belongs to the next word's token, as in pretraining."""
+    settings = ("--set", "text.tokenizer=bpe", "--set", "text.vocabulary=400")
+    run = pretrained(corpus, "mlm-bpe", "--pretext", "mlm", *settings)
+    loaded = selftaught.load(run)
+    assert isinstance(loaded.modality, TextModality)
+    t = loaded.modality.tokenizer
+    before, after = (found.ids.tolist() for found in t.encode(["Return the", " of it"]))
+    ids = torch.tensor([[t.first, *before, t.mask, *after, t.last]])
+    every = torch.ones_like(ids, dtype=torch.bool)
+    head = masked_head(run, loaded)
+    hidden = loaded.encoder(Tokens(ids, every, every)).tokens[0, 1 + len(before)]
+    logits = head(hidden[None], loaded.encoder.embeddings)[0]
+    row = selftaught.fill(run, "Return the [MASK] of it", k=1)[0]
+    assert row["probability"] == pytest.approx(float(logits.softmax(0).max()), rel=1e-5)
+    assert row["token"] == t.spelled(int(logits.argmax()))
 
 
 def test_bad_requests(clm: Path, mlm: Path) -> None:

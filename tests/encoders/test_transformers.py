@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.contracts.conftest import make
-from transformers import BertConfig, BertForMaskedLM, GPT2Model, ModernBertConfig, ModernBertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2Model, ModernBertConfig, ModernBertForMaskedLM
 
 from selftaught.batch import Tokens
 from selftaught.encoders import EncoderConfig, build
@@ -180,6 +180,20 @@ def test_a_local_folder_names_the_architecture(tmp_path: Path) -> None:
     assert "auto_map" not in options
     encoder = build(EncoderConfig(str(tmp_path), 128, 0, options=options, vocabulary=300))
     assert (encoder.width, encoder.depth) == (64, 4)
+
+
+def test_a_folder_of_gpt2_is_read_at_any_size_up_to_its_own(tmp_path: Path) -> None:
+    model = GPT2Model(GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=1, n_head=2))
+    model.save_pretrained(tmp_path)
+    given = {"options": describe(str(tmp_path)), "vocabulary": 300}
+    weights = str(tmp_path / "model.safetensors")
+    for more in ({}, {"max_position_embeddings": 32}):  # as a run that went on from the folder calls its own size
+        options = {**given["options"], **more}
+        encoder = build(EncoderConfig(str(tmp_path), 32, 0, options=options, vocabulary=300, weights=weights))
+        assert isinstance(encoder, TransformersEncoder)
+        assert torch.equal(encoder.model.wpe.weight, model.wpe.weight)
+    with pytest.raises(UserError, match="reads at most 64 tokens; use --size"):
+        build(EncoderConfig(str(tmp_path), 65, 0, **given))
 
 
 @pytest.mark.parametrize(

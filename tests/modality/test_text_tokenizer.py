@@ -111,6 +111,22 @@ def test_a_character_tokenizer_loses_nothing() -> None:
         assert tokenizer.decode(tokenizer.encode([text])[0].ids.tolist()) == text
 
 
+def test_wordpiece_puts_no_spaces_between_chinese_characters() -> None:
+    tokenizer = Tokenizer.train(texts(), "wordpiece", 2000)
+    for text in (*CHINESE, "the error 好吃，the value"):
+        said = tokenizer.decode(tokenizer.encode([text])[0].ids.tolist())
+        assert said == text.replace("error 好吃，the", "error 好吃， the")
+
+
+def test_tokens_are_spelled_as_people_read_them() -> None:
+    tokenizer = Tokenizer.train(CHINESE * 9, "bpe", 500)
+    mark, space, line, part = (tokenizer.encode([text])[0].ids.tolist()[0] for text in ("。", " ", "\n", "\u3400"))
+    assert [tokenizer.spelled(i) for i in (mark, space, line)] == ["。", " ", "Ċ"]
+    assert tokenizer.spelled(part) == tokenizer.backend.id_to_token(part)
+    pieces = Tokenizer.train(texts(), "wordpiece", 600)
+    assert pieces.spelled(int(pieces.encode(["tokenizers"])[0].ids[-1])) == "##s"
+
+
 def test_empty_texts_have_no_tokens(tokenizer: Tokenizer) -> None:
     found = tokenizer.encode(["", "a"])
     assert (len(found[0].ids), len(found[0].starts)) == (0, 0)

@@ -145,6 +145,8 @@ def build_transformers(config: EncoderConfig) -> TransformersEncoder:
         "max_position_embeddings": config.size,
         **(config.options or describe(config.name)),
     }
+    if "n_positions" in options:  # GPT-2's own name for it, in a folder
+        del options["max_position_embeddings"]
     try:
         found: PreTrainedConfig = transformers.AutoConfig.for_model(options.pop("model_type", None), **options)
         model = bare_model(found, _PACKED)

@@ -7,6 +7,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from selftaught.batch import Batch, Seen, Shown, Step, Tokens
 from selftaught.encoders import Encoder
 from selftaught.losses.tokens import token_accuracy, token_cross_entropy
@@ -19,8 +23,8 @@ _WINDOW = 1  # stream of randomness
 class CLM(Pretext):
     """The sum over positions of -log p(token | tokens before it); all positions of a text are trained at once.
 
-    A text is read from its beginning, in pieces between [CLS] and [SEP]; a running text (text.running=true) in windows that
-    begin anywhere and hold no special token.
+    A text is read from its beginning, in pieces between [CLS] and [SEP], which is guessed where a document ends and not where
+    a piece ends by its length; a running text (text.running=true) in windows that begin anywhere and hold no special token.
     """
 
     @dataclass(frozen=True)
@@ -46,9 +50,16 @@ class CLM(Pretext):
         text = self.modality.window(batch, _WINDOW)
         return text, text._replace(ids=text.ids[:, :-1], valid=text.valid[:, 1:], starts=text.starts[:, :-1])
 
+    def guessed(self, batch: Batch, before: Tokens) -> Tensor:
+        """After which tokens the next is guessed, bool [B, L]."""
+        if self.modality.running:
+            return before.valid
+        ends = batch.inputs["edges"][:, 1:]
+        return torch.where(ends, before.valid, F.pad(before.valid[:, 1:], (0, 1)))
+
     def forward(self, batch: Batch) -> Step:
         text, before = self.drawn(batch)
-        guessed = before.valid
+        guessed = self.guessed(batch, before)
         hidden = self.encoder(before).tokens[guessed]
         logits = hidden @ cast(Any, self.encoder).embeddings.T  # tied, as in GPT-2
         target = text.ids[:, 1:][guessed]

@@ -62,16 +62,18 @@ def continuation(
 ) -> list[int]:
     """Token ids that follow `begun`; the n-th is a function of (seed, n) and of what stands before it.
 
-    Once the text is longer than the encoder reads, its last part is read anew for each token. cached: keep keys and values
-    until then; without, the same comes more slowly.
+    Once the text is longer than what was learnt from, its last part is read anew for each token. cached: keep keys and
+    values until then; without, the same comes more slowly.
     """
     tokenizer, found = modality.tokenizer, list[int]()
     memory: dict[int, tuple[Tensor, Tensor]] = {}
     first = [] if modality.running else [tokenizer.first]
     barred = torch.tensor([tokenizer.pad, tokenizer.unknown, tokenizer.first, tokenizer.mask], device=device)
+    # In pretraining the last [SEP] is read by none, and nothing but that [SEP] is guessed from the token before it.
+    longest = modality.room
     while len(found) < tokens:
-        text = [*first, *(begun + found)[len(first) - modality.size :]]
-        fits = cached and len(first) + len(begun) + len(found) <= modality.size
+        text = [*first, *(begun + found)[len(first) - longest :]]
+        fits = cached and len(first) + len(begun) + len(found) <= longest
         new = text[-1:] if fits and memory else text
         with torch.inference_mode():
             ids = torch.tensor([new], device=device)
@@ -110,6 +112,8 @@ def fill(run: Path, text: str, k: int, device: str) -> list[dict[str, Any]]:
         )
     tokenizer = modality.tokenizer
     own = str(tokenizer.backend.id_to_token(tokenizer.mask))  # a local folder's tokenizer may call it <mask>
+    if tokenizer.spaces == "joined":  # the space belongs to the token that is guessed: alone it was never seen
+        text = text.replace(f" {MASK}", MASK)
     inputs = modality.inputs([text.replace(MASK, own)])
     if (length := int(inputs["length"][0])) > modality.room:
         raise UserError(f"the text has {length} tokens, and this model reads at most {modality.room}; shorten it")
@@ -121,7 +125,7 @@ def fill(run: Path, text: str, k: int, device: str) -> list[dict[str, Any]]:
         logits = head.to(where)(encoder(tokens).tokens[masked], encoder.embeddings)
         best = logits.double().softmax(1).topk(min(k, tokenizer.vocabulary), dim=1)
     return [
-        {"mask": nth + 1, "token": tokenizer.backend.id_to_token(token), "probability": probability}
+        {"mask": nth + 1, "token": tokenizer.spelled(token), "probability": probability}
         for nth, (values, ids) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True))
         for probability, token in zip(values, ids, strict=True)
     ]

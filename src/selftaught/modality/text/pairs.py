@@ -19,8 +19,10 @@ Order = Literal["nsp", "sop"]
 SHORT = 0.1
 """Share of the sequences that are shortened at random, so that short ones are seen too (short_seq_prob)."""
 
-_END = re.compile("[.!?。！？…]+[\"'”’」』)）]*$")
-_SHORTER, _CUT, _ORDER, _FRONT = 11, 12, 13, (14, 15)  # streams of randomness
+_MARKS, _CLOSING = ".!?。！？…", "\"'”’」』)）\\]"
+_END = re.compile(f"[{_MARKS}]+[{_CLOSING}]*$")
+_TAIL = re.compile(f"[{_MARKS}{_CLOSING}]+")
+_SHORTER, _CUT, _ORDER = 11, 12, 13  # streams of randomness
 _GAP = 3  # special tokens of a pair
 _ANSWERS = {"nsp": ("B follows A", "B is of another document"), "sop": ("A comes before B", "A and B are swapped")}
 
@@ -34,32 +36,56 @@ class Pairs(NamedTuple):
     known: Tensor
 
 
+class _Tables(NamedTuple):
+    """Of each token of the vocabulary, bool [V]: whether it ends a sentence, holds nothing but what may stand behind such an
+    end (further marks, closing quotes and brackets), and begins with a digit; int64 [V]: the code of the white space that it
+    begins with, 0 for none."""
+
+    ends: Tensor
+    tail: Tensor
+    digit: Tensor
+    lead: Tensor
+
+
 @functools.lru_cache(maxsize=8)
-def _tables(tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
-    """Which tokens of the vocabulary end a sentence, and which begin with a digit: bool [V] each."""
-    words = [tokenizer.decode([i]).strip() for i in range(tokenizer.vocabulary)]
-    ends = torch.tensor([bool(_END.search(w)) for w in words])
-    return ends, torch.tensor([w[:1].isdigit() for w in words])
+def _tables(tokenizer: Tokenizer) -> _Tables:
+    before = tokenizer.decode([tokenizer.unknown])  # at the beginning of a text Metaspace's decoder drops a space
+    texts = [tokenizer.decode([tokenizer.unknown, i]).removeprefix(before) for i in range(tokenizer.vocabulary)]
+    if tokenizer.spaces == "forgotten":
+        texts = [t.strip() for t in texts]
+    return _Tables(
+        torch.tensor([bool(_END.search(t.strip())) for t in texts]),
+        torch.tensor([bool(_TAIL.fullmatch(t.rstrip())) for t in texts]),
+        torch.tensor([t.strip()[:1].isdigit() for t in texts]),
+        torch.tensor([ord(t[0]) if t[:1].isspace() else 0 for t in texts]),
+    )
 
 
 class _Places(NamedTuple):
-    """Before which tokens of each text a sentence other than its first begins, and a word: bool [B, L]; and whether its last
-    token ends a sentence, bool [B]."""
+    """cuts bool [B, L]: before which tokens each text may be cut. some bool [B]: whether sentences begin there, else words.
+    closed bool [B]: whether its last token ends a sentence. alike bool [B]: whether its first token has the same white space
+    before it as all tokens at the cuts."""
 
-    sentence: Tensor
-    word: Tensor
+    cuts: Tensor
+    some: Tensor
     closed: Tensor
+    alike: Tensor
 
 
 def _places(modality: TextModality, ids: Tensor, starts: Tensor, length: Tensor) -> _Places:
-    ends, digit = (table.to(ids.device) for table in _tables(modality.tokenizer))
+    ends, tail, digit, lead = (table.to(ids.device)[ids] for table in _tables(modality.tokenizer))
+    at = torch.arange(ids.shape[1], device=ids.device)
     word = starts.clone()
     word[:, :1] = False
-    word &= torch.arange(ids.shape[1], device=ids.device) < length[:, None]
+    word &= at < length[:, None]
+    # Marks and closing quotes behind the end of a sentence belong to it.
+    ended = torch.where(ends, at, -1).cummax(1).values > torch.where(ends | tail, -1, at).cummax(1).values
     sentence = torch.zeros_like(word)
-    sentence[:, 1:] = word[:, 1:] & ends[ids[:, :-1]] & ~digit[ids[:, 1:]]  # no cut in 3.5
-    last = ids.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0]
-    return _Places(sentence, word, ends[last])
+    sentence[:, 1:] = word[:, 1:] & ended[:, :-1] & ~tail[:, 1:] & ~digit[:, 1:]  # no cut in 3.5
+    some = sentence.any(1)
+    cuts = torch.where(some[:, None], sentence, word)
+    closed = ended.gather(1, (length - 1).clamp_min(0)[:, None])[:, 0]
+    return _Places(cuts, some, closed, ~(cuts & (lead != lead[:, :1])).any(1))
 
 
 def cuts(modality: TextModality, ids: Tensor, starts: Tensor, length: Tensor) -> Tensor:
@@ -68,33 +94,30 @@ def cuts(modality: TextModality, ids: Tensor, starts: Tensor, length: Tensor) ->
     After the end of a sentence; in a text without one, before any word. A mark that the tokenizer cuts into bytes (byte-level
     BPE that saw little Chinese) ends no sentence.
     """
-    return _cuts(_places(modality, ids, starts, length))
-
-
-def _cuts(places: _Places) -> Tensor:
-    return torch.where(places.sentence.any(1, keepdim=True), places.sentence, places.word)
+    return _places(modality, ids, starts, length).cuts
 
 
 def _whole_sentences(places: _Places, length: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
-    """From which token, and before which, each text holds whole sentences: int64 [B] each; all of a text without an end of one.
+    """From which token, and before which, each text holds whole sentences: int64 [B] each; of a text without an end of one,
+    from which token whole words, up to its own end.
 
     edges: bool [B, 2], where the text begins and ends as its document does. Elsewhere it was cut by its length, and half a
-    sentence at its edge would give the order of the parts away.
+    sentence at its edge would give the order of the parts away. So would a document's first word, where the tokenizer keeps
+    the white space that all others have before them: its sentence is left out then.
     """
-    sentence, _, closed = places
-    bounds = torch.cat([sentence, torch.zeros_like(sentence[:, :1])], 1)
-    bounds[:, 0] = edges[:, 0]
+    cuts, some, closed, alike = places
+    bounds = torch.cat([cuts, torch.zeros_like(cuts[:, :1])], 1)
+    bounds[:, 0] = edges[:, 0] & alike
     bounds.scatter_(1, length[:, None], (closed | edges[:, 1])[:, None])
-    some = sentence.any(1)
     begin, back = bounds.long().argmax(1), bounds.flip(1).long().argmax(1)
-    return torch.where(some, begin, 0), torch.where(some, sentence.shape[1] - back, length)
+    return begin, torch.where(some, cuts.shape[1] - back, length)
 
 
 def pairs(modality: TextModality, batch: Batch, order: Order) -> Pairs:
     """Pairs of a batch of texts; a function of (seed, step, samples).
 
-    nsp: rows 2i and 2i + 1 exchange their second parts with probability 1/2, if they are of two documents; then the
-    longer part loses tokens at its front or back, each at random, until the pair fits (BERT). An odd last row keeps its own.
+    nsp: rows 2i and 2i + 1 exchange their second parts with probability 1/2, if they are of two documents (BERT). Before, the
+    longer of the two loses its end, or a pair's length would tell whether it was exchanged. An odd last row keeps its own.
     sop: the two parts, of whole sentences, change places with probability 1/2 (ALBERT).
     """
     ids, starts, given = batch.inputs["ids"], batch.inputs["starts"], batch.inputs["length"]
@@ -111,7 +134,7 @@ def pairs(modality: TextModality, batch: Batch, order: Order) -> Pairs:
         edges[:, 1] &= length == given
         begin, end = _whole_sentences(places, length, edges)
     at = torch.arange(width, device=ids.device)
-    possible = _cuts(places) & (at > begin[:, None]) & (at < end[:, None])
+    possible = places.cuts & (at > begin[:, None]) & (at < end[:, None])
     known = possible.any(1)
     cut = batch.uniform(_CUT, width).masked_fill(~possible, -1.0).argmax(1)
     begin, end = torch.where(known, begin, 0), torch.where(known, end, length)
@@ -124,10 +147,11 @@ def pairs(modality: TextModality, batch: Batch, order: Order) -> Pairs:
     else:
         partner = torch.where((rows ^ 1) < b, rows ^ 1, rows)
         document = batch.inputs["document"]
-        able = known & known[partner] & (document != document[partner])
-        label = coin[rows & ~1] & able  # one coin for both rows
+        both = known & known[partner]
+        shorter = torch.minimum(second.length, second.length[partner])  # whatever the coin says
+        second = second._replace(length=torch.where(both, shorter, second.length))
+        label = coin[rows & ~1] & both & (document != document[partner])  # one coin for both rows
         second = _Part.where(label, _Part(*(x[partner] for x in second)), second)
-        first, second = _fitting(batch, first, second, modality.size - _GAP)
     return Pairs(_joined(modality.tokenizer, ids, starts, first, second), label.long(), known)
 
 
@@ -159,21 +183,6 @@ def _shortened(batch: Batch, length: Tensor) -> Tensor:
     return torch.where((u[:, 0] < SHORT) & (length > 2), torch.minimum(shorter, length), length)
 
 
-def _fitting(batch: Batch, first: _Part, second: _Part, room: int) -> tuple[_Part, _Part]:
-    """Both parts within `room` tokens: the longer one loses a token at a time, at its front or back at random."""
-    a, b = first.length, second.length
-    new_a = torch.minimum(a, (room - b).clamp_min((room + 1) // 2))
-    new_b = torch.minimum(b, room - new_a)
-    lost = (a - new_a, b - new_b)
-    most = int(torch.maximum(*lost).max()) + 1
-    at = torch.arange(most, device=a.device)
-    front = [((batch.uniform(stream, most) < 0.5) & (at < n[:, None])).sum(1) for stream, n in zip(_FRONT, lost)]
-    return (
-        first._replace(begin=first.begin + front[0], length=new_a),
-        second._replace(begin=second.begin + front[1], length=new_b),
-    )
-
-
 def _joined(t: Tokenizer, ids: Tensor, starts: Tensor, first: _Part, second: _Part) -> Tokens:
     """[CLS] first [SEP] second [SEP]; without the last where there is no second part."""
     a, b = first.length[:, None], second.length[:, None]
@@ -187,5 +196,5 @@ def _joined(t: Tokenizer, ids: Tensor, starts: Tensor, first: _Part, second: _Pa
     text = in_first | in_second
     out = torch.where(text, ids[source], torch.where(valid, t.last, t.pad))
     out[:, 0] = t.first
-    begins = starts[source] | ~text | (at == 1) | (at == a + 2)  # a part that lost its front begins a word all the same
+    begins = starts[source] | ~text | (at == 1) | (at == a + 2)  # a text cut within a word begins one all the same
     return Tokens(out, valid, begins, ((at > a + 1) & valid).long())

@@ -23,6 +23,7 @@ except ImportError:  # said when a tokenizer is asked for: lists of tasks must n
     tokenizers = None  # type: ignore[assignment]
 
 Kind = Literal["wordpiece", "bpe", "unigram", "char"]
+Spaces = Literal["forgotten", "joined", "own"]
 KINDS: tuple[Kind, ...] = ("wordpiece", "bpe", "unigram", "char")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _OTHERS = {"[PAD]": ("<pad>",), "[UNK]": ("<unk>",), "[CLS]": ("<s>",), "[SEP]": ("</s>",), "[MASK]": ("<mask>",)}
@@ -40,7 +41,9 @@ class Tokenizer:
     """A `tokenizers.Tokenizer` with BERT's special tokens.
 
     vocabulary: number of token ids. pad, unknown, first, last, mask: ids of the special tokens ([PAD], [UNK], [CLS],
-    [SEP], [MASK]). segmenter: what tells the words of Chinese, named by `words`; None: each character is a word.
+    [SEP], [MASK]). segmenter: what tells the words of Chinese, named by `words`; None: each character is a word. spaces: what
+    becomes of the space before a word: "forgotten" (WordPiece), "joined" to the word's first token (byte-level BPE,
+    unigram), or a token of its "own".
 
     Raises UserError where one of the special tokens is missing, and for a segmenter that is not there.
     """
@@ -59,6 +62,9 @@ class Tokenizer:
             found.append(number)
         self.pad, self.unknown, self.first, self.last, self.mask = found
         self.vocabulary = 1 + max(backend.get_vocab(with_added_tokens=True).values())  # a folder's may leave ids out
+        joined = isinstance(backend.decoder, decoders.ByteLevel | decoders.Metaspace)
+        forgotten = isinstance(backend.decoder, decoders.WordPiece)
+        self.spaces: Spaces = "forgotten" if forgotten else "joined" if joined else "own"
 
     @classmethod
     def train(cls, texts: Iterable[str], kind: str = "wordpiece", vocabulary: int = 8000, words: str = "") -> Tokenizer:
@@ -129,24 +135,30 @@ class Tokenizer:
         return None if self.segmenter is None else self.segmenter.inside(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids; special tokens are shown."""
-        return self.backend.decode(list(ids), skip_special_tokens=False)
+        """Text of token ids; special tokens are shown. Of WordPiece without the spaces that its decoder puts between Chinese
+        characters."""
+        text = self.backend.decode(list(ids), skip_special_tokens=False)
+        return unspaced(text) if self.spaces == "forgotten" else text
+
+    def spelled(self, token: int) -> str:
+        """A token as the vocabulary spells it; of a byte-level one, where bytes have stand-ins, the text if that can be shown."""
+        if isinstance(self.backend.decoder, decoders.ByteLevel):
+            text = self.decode([token])
+            if text.isprintable() and "\ufffd" not in text:
+                return text
+        return str(self.backend.id_to_token(token))
 
     def pieces(self, ids: Sequence[int]) -> list[tuple[int, str]]:
         """Token ids in pieces (number of tokens, text): one for each token, but for bytes of one character, which are one.
 
-        The texts join to `decode(ids)`, without the spaces that WordPiece's decoder puts between Chinese characters.
+        The texts join to `decode(ids)`.
         """
         found, begin, done = list[tuple[int, str]](), 0, ""
-        invents = isinstance(self.backend.decoder, decoders.WordPiece)
         for stop in range(1, len(ids) + 1):
             text = self.decode(ids[:stop])
             if stop < len(ids) and text.endswith("\ufffd"):  # the rest of the character is still to come
                 continue
-            piece = text[len(done) :]
-            if invents and piece[:1] == " " and unspaced(done[-1:]) and unspaced(piece[1:2]):
-                piece = piece[1:]
-            found.append((stop - begin, piece))
+            found.append((stop - begin, text[len(done) :]))
             begin, done = stop, text
         return found
 

@@ -89,9 +89,9 @@ def word_starts(
     return starts
 
 
-def unspaced(character: str) -> bool:
-    """Whether a character, if it is one, is of the scripts of China and Japan, which put no spaces between words."""
-    return character >= "\u2e80" and bool(_alone(np.array([ord(character)]))[0])
+def unspaced(text: str) -> str:
+    """A text without single spaces between characters of the scripts of China and Japan, which put none between words."""
+    return _BETWEEN.sub("", text)
 
 
 def _space(codes: np.ndarray) -> np.ndarray:
@@ -116,3 +116,5 @@ def _alone(codes: np.ndarray) -> np.ndarray:
 
 
 _ALONE_FIRST, _ALONE_LAST = _ALONE[_ALONE[:, 0].argsort()].T
+_EASTERN = "".join(f"{chr(first)}-{chr(last)}" for first, last in _ALONE.tolist() if first >= 0x2E80)
+_BETWEEN = re.compile(f"(?<=[{_EASTERN}]) (?=[{_EASTERN}])")
