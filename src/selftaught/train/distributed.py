@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -114,7 +113,10 @@ def share(task: nn.Module, strategy: str, ranks: Ranks, device: torch.device) ->
     if ranks.world == 1:
         return task
     if device.type == "cuda":
-        task = convert_sync_batchnorm(task)  # torch's own would drop the activations that timm puts into its layers
+        # torch's own would drop the activations that timm puts into its layers.
+        from timm.layers import convert_sync_batchnorm
+
+        task = convert_sync_batchnorm(task)
     if strategy == "fsdp":
         from torch.distributed.fsdp import fully_shard
 
