@@ -189,7 +189,12 @@ def test_a_log_without_a_case_is_one_line(run: Path, tmp_path: Path) -> None:
         ),
         (("pretrain", "{log}", "--set", "event.words={run}"), "encoder 'sasrec_small' reads no words of items"),
         (("pretrain", "{log}", "--set", "pretext.negatives=5"), "pretext.negatives is 5, and the softmax is over all"),
+        (
+            ("pretrain", "{log}", "--pretext", "lightgcn", "--set", "train.ema=0.9", "--steps", "2"),
+            "setting 'train.ema' is 0.9, and lightgcn serves by tables, not by weights; leave it out",
+        ),
         (("evaluate", "{run}", "{log}", "--train", "{log}"), "protocol says what teaches"),
+        (("evaluate", "{run}", "{log}", "--labels", "5"), "--labels is not for event logs"),
         (("recommend", "{run}"), "name a log"),
         (("recommend", "{run}", "{log}", "--user", "u9999"), "unknown user 'u9999'"),
         (("recommend", "{run}", "--items", "nothing"), "unknown item 'nothing'"),
