@@ -78,8 +78,8 @@ def command(files: RunFiles, name: str) -> str:
     }
     made = COMMANDS[name].format(**{key: shlex.quote(place) for key, place in places.items()})
     asked = files.evaluation.get("asked")
-    more = [words(word) for word in asked] if "evaluate" in made and isinstance(asked, list) else []
-    return shlex.join([*shlex.split(made), *more])
+    more = asked if name in ("evaluation.json", "atlas.json") and isinstance(asked, list) else []
+    return " ".join([made, *(shlex.quote(words(word)) for word in more)])
 
 
 def encoder_name(recipe: dict[str, Any]) -> str:

@@ -103,9 +103,8 @@ def _joined(evaluation: dict[str, Any], pairs: dict[str, dict[str, Any]]) -> dic
         if isinstance(more, dict):
             more = {key: value for key, value in more.items() if key != "left_out"}  # the list; its length stays
             whole["protocol"] = {**(there if isinstance(there, dict) else {}), name: more}
-        for key in ("data", "asked"):  # of what was measured first
-            if key in one:
-                whole.setdefault(key, one[key])
+        if "data" not in whole:  # one command makes one of them: that of what was measured first is told
+            whole |= {key: one[key] for key in ("data", "asked") if key in one}
         if isinstance(one.get("lists"), dict):
             whole["lists"] = one["lists"]
     return whole

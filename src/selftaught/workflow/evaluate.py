@@ -1,6 +1,6 @@
 """evaluate: what is an encoder worth, beside random initialisation and raw features?"""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ class Asked:
     def said(self, *only: str) -> list[str]:
         """What differs from the defaults as words of the command line, of all options or the named ones."""
         words: list[str] = []
+        defaults = {field.name: field.default for field in fields(self)}
         for option in only or ("train", "labels", "against", "draws", "seed"):
-            value, default = getattr(self, option), type(self).__dataclass_fields__[option].default
-            if value != default:
+            if (value := getattr(self, option)) != defaults[option]:
                 many = value if isinstance(value, tuple) else (value,)
                 words += [f"--{option}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in many)]
         return words
