@@ -98,7 +98,7 @@ class Ours:
     def batches(self) -> Iterator[Batch]:
         """Batches from where training stands."""
         loop = self.trainer.config
-        return batches(self.fetch, self.order, self.trainer.step, loop.steps, loop.workers)
+        return batches(self.fetch, self.order, self.trainer.step, loop.steps, loop.workers, self.trainer.device)
 
     def step(self, batch: Batch) -> None:
         self.trainer.train_step(batch)

@@ -2,10 +2,12 @@
 
     python benchmarks/gpu.py [--json]
 
-Steps in bfloat16. Ours: the training loop's whole step, from uint8 pictures in host memory through the copy to the card
-and the augmentation to updated weights. Peer: lightly's modules around the same timm network, as its examples put them
-together (one pass per view, plain AdamW), on views that lie ready on the card: its augmentation runs on CPUs, picture by
-picture (benchmarks/augment.py), and costs nothing here. Its MAE decoder has our decoder's width and depth.
+Steps in bfloat16. Ours: the training loop's whole step, from uint8 pictures in host memory (where they lie as the
+prepared cache holds them) through the loader's threads, the copy to the card and the augmentation to updated weights.
+Peer: lightly's modules around the same timm network, as its examples put them together (one pass per view, plain AdamW),
+on views that lie ready on the card: its augmentation runs on CPUs, picture by picture (benchmarks/augment.py), and costs
+nothing here. Its MAE decoder has our decoder's width and depth. Compiled: the same step with train.compile (the encoder);
+the peer's is not compiled.
 
 Share of the peak: FLOPs of matrix products and convolutions (torch.utils.flop_counter; ours without augmentation) per
 second, over the rate of a large bfloat16 matrix product measured here, and over the card's published dense figure where
@@ -21,16 +23,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import selftaught.encoders  # it goes before lightly, which imports torchvision
@@ -38,11 +35,11 @@ import selftaught.encoders  # it goes before lightly, which imports torchvision
 # isort: split
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
+from _resume import resume_rows
 from _timing import Row, main
 from selftaught.batch import Batch
 from selftaught.encoders import EncoderConfig
@@ -53,6 +50,7 @@ from selftaught.pretext.simclr import SimCLR
 from selftaught.train.config import TrainConfig
 from selftaught.train.distributed import Ranks
 from selftaught.train.loop import Trainer
+from selftaught.train.order import LOADERS, Order, batches
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Dense bfloat16 TFLOP/s with float32 sums, from the makers' data sheets; the longest name that fits counts.
@@ -83,6 +81,7 @@ class Work:
     encoder: str
     size: int
     batch: int
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,7 @@ class Plan:
 
     name: Literal["cpu", "cuda"]
     works: tuple[Work, ...]
+    compiled: tuple[Work, ...]
     pairs: int
     matrix: int
     warm: int
@@ -103,6 +103,10 @@ class Plan:
         return torch.device(self.name, 0)
 
 
+def compiled(works: tuple[Work, ...]) -> tuple[Work, ...]:
+    return tuple(replace(work, compiled=True) for work in works)
+
+
 def full_plan() -> Plan:
     works = (
         Work("SimCLR", "ResNet-50", "resnet50", 224, 128),
@@ -110,13 +114,13 @@ def full_plan() -> Plan:
         Work("SimCLR", "ResNet-18", "resnet18", 32, 1024),
         Work("MAE", "ViT-S/16", "vit_small_patch16_224", 224, 512),
     )
-    return Plan("cuda", works, 32768, 8192, warm=5, blocks=3, steps=8, run_steps=400)
+    return Plan("cuda", works, compiled((*works[:2], works[3])), 32768, 8192, warm=5, blocks=3, steps=8, run_steps=400)
 
 
 def tiny_plan() -> Plan:
-    """Every path of the program in seconds on a CPU; its figures mean nothing."""
+    """Every path of the program but the compiled one in seconds on a CPU; its figures mean nothing."""
     works = (Work("SimCLR", "tiny ResNet", "resnet10_x0.25", 32, 8), Work("MAE", "tiny ViT", "vit_micro", 32, 8))
-    return Plan("cpu", works, 64, 64, warm=1, blocks=1, steps=1, run_steps=20)
+    return Plan("cpu", works, (), 64, 64, warm=1, blocks=1, steps=1, run_steps=20)
 
 
 def lightly() -> bool:
@@ -174,7 +178,13 @@ class Figures:
 
 
 def measure(step: Callable[[], object], plan: Plan, extra: Callable[[], object] | None = None) -> Figures:
-    """Median seconds over blocks of steps; FLOPs of a step without those of `extra`."""
+    """The figures of `step`; FLOPs are without those of `extra`."""
+    seconds, memory = timed(step, plan)
+    return Figures(seconds, count(step) - (count(extra) if extra else 0), memory)
+
+
+def timed(step: Callable[[], object], plan: Plan) -> tuple[float, float | None]:
+    """Median seconds over blocks of steps, and the peak of memory."""
     for _ in range(plan.warm):
         step()
     times = []
@@ -185,9 +195,7 @@ def measure(step: Callable[[], object], plan: Plan, extra: Callable[[], object] 
             step()
         wait(plan.device)
         times.append((time.perf_counter() - start) / plan.steps)
-    memory = peak_gb(plan.device)
-    flops = count(step) - (count(extra) if extra else 0)
-    return Figures(statistics.median(times), flops, memory)
+    return statistics.median(times), peak_gb(plan.device)
 
 
 def count(function: Callable[[], object]) -> int:
@@ -209,20 +217,28 @@ class Ours:
             if work.method == "SimCLR"
             else MAE(encoder, modality, MAE.Config())
         )
-        config = TrainConfig(10**6, work.batch, precision="bf16", device=plan.name)
+        config = TrainConfig(
+            10**6, work.batch, precision="bf16", device=plan.name, compile=work.compiled, workers=LOADERS[plan.name]
+        )
         self.task, self.trainer = task, Trainer(task, config, Ranks())
         side = work.size if work.size <= 64 else work.size * 115 // 100  # as the prepared cache stores them
         shape = (work.batch, 3, side, side)
-        self.pixels = [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(2)]
+        self.pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
+        order = Order(work.batch, work.batch, config.seed)
+        self.supply = batches(self.fetch, order, 0, config.steps, config.workers, self.device)
+
+    def fetch(self, positions: np.ndarray, step: int) -> Batch:
+        """A batch as a source gives it: rows of an array, in the order of `positions`."""
+        n = self.work.batch
+        size = torch.tensor(self.pixels.shape[2:]).repeat(n, 1)
+        index = torch.from_numpy(positions)
+        return Batch({"pixels": self.pixels[index], "size": size}, index, 0, step)
 
     def batch(self) -> Batch:
-        step, n = self.trainer.step, self.work.batch
-        pixels = self.pixels[step % 2]
-        size = torch.tensor(pixels.shape[2:]).repeat(n, 1)
-        return Batch({"pixels": pixels, "size": size}, torch.arange(n), 0, step)
+        return self.fetch(np.arange(self.work.batch), 0).to(self.device)
 
     def step(self) -> None:
-        self.trainer.train_step(self.batch())
+        self.trainer.train_step(next(self.supply))
 
     def augmentation(self, batch: Batch) -> Callable[[], object]:
         """The views of a step, from pictures on the card."""
@@ -281,8 +297,7 @@ def ours_figures(work: Work, plan: Plan) -> tuple[Ours, Figures]:
         fresh(plan.device)
         try:
             ours = Ours(work, plan)
-            batch = ours.batch().to(plan.device)
-            return ours, measure(ours.step, plan, ours.augmentation(batch))
+            return ours, measure(ours.step, plan, ours.augmentation(ours.batch()))
         except torch.OutOfMemoryError:
             if work.batch < 16:
                 raise
@@ -295,8 +310,7 @@ def over(a: float | None, b: float | None) -> float | None:
 
 def step_rows(work: Work, plan: Plan, peaks: dict[str, float]) -> Iterator[Row]:
     ours, mine = ours_figures(work, plan)
-    n, batch = ours.work.batch, ours.batch().to(plan.device)
-    augmentation = ours.augmentation(batch)
+    n, augmentation = ours.work.batch, ours.augmentation(ours.batch())
     views = [x.contiguous() for x in augmentation()]  # type: ignore[attr-defined]
     parts = {"augmentation": events_ms(augmentation, plan.device, 10)}
     if loss := ours.loss():
@@ -318,6 +332,14 @@ def step_rows(work: Work, plan: Plan, peaks: dict[str, float]) -> Iterator[Row]:
     for part, ms in parts.items():
         share = over(ms / 10, mine.seconds)
         yield Row(name=f"{name}: {part}", unit="% of our step", ours=share, peer=None, ratio=None)
+
+
+def compiled_row(work: Work, plan: Plan) -> Row:
+    """Our compiled step alone; a compiler's kernels are not all counted, so there is no share of the peak."""
+    fresh(plan.device)
+    seconds, _ = timed(Ours(work, plan).step, plan)
+    name = f"{work.method} {work.label} {work.size} px, batch {work.batch}, compiled"
+    return Row(name=name, unit="pictures/s", ours=work.batch / seconds, peer=None, ratio=None)
 
 
 def peak_rows(plan: Plan) -> tuple[dict[str, float], list[Row]]:
@@ -355,47 +377,15 @@ def loss_rows(plan: Plan) -> Iterator[Row]:
         yield Row(name=f"{name}: {what}", unit=unit, ours=x["ours"], peer=x["peer"], ratio=over(x["peer"], x["ours"]))
 
 
-def pretrain(data: Path, out: Path, plan: Plan, kill_at: int | None = None) -> bytes:
-    """The encoder's weights file of a run; with kill_at killed once after that step and started again."""
-    command = [sys.executable, "-m", "selftaught.cli", "pretrain", str(data), "--out", str(out), "--quiet"]
-    command += ["--encoder", "resnet10_x0.25", "--size", "32", "--batch", "32", "--device", plan.name]
-    command += ["--steps", str(plan.run_steps), "--set", f"train.save_every={plan.run_steps // 10}"]
-    if kill_at is not None:
-        log = out / "log.jsonl"
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= kill_at):
-            time.sleep(0.01)
-        if process.poll() is not None:
-            raise RuntimeError(f"the run ended with code {process.returncode} before step {kill_at}, not by SIGKILL")
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return next((out / "encoder").glob("*.safetensors")).read_bytes()
-
-
-def resume_rows(plan: Plan) -> Iterator[Row]:
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder, "pictures")
-        data.mkdir()
-        rng = np.random.default_rng(0)
-        for i in range(256):
-            pixels = np.kron(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
-            Image.fromarray(pixels).save(data / f"{i:03}.png")
-        os.environ["SELFTAUGHT_CACHE"] = str(Path(folder, "cache"))
-        whole, again = (pretrain(data, Path(folder, name), plan) for name in ("whole", "again"))
-        killed = pretrain(data, Path(folder, "killed"), plan, kill_at=plan.run_steps // 2 + 3)
-    for name, other in (("second whole run", again), ("killed and resumed run", killed)):
-        yield Row(name=f"{name}: same bits", unit="1 = yes", ours=float(whole == other), peer=None, ratio=None)
-
-
 def rows(plan: Plan, resume: bool = True) -> Iterator[Row]:
     peaks, found = peak_rows(plan)
     yield from found
     for work in plan.works:
         yield from step_rows(work, plan, peaks)
     yield from loss_rows(plan)
+    yield from (compiled_row(work, plan) for work in plan.compiled)
     if resume:
-        yield from resume_rows(plan)
+        yield from resume_rows(plan.name, plan.run_steps)
 
 
 if __name__ == "__main__":

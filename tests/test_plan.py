@@ -12,6 +12,7 @@ from selftaught.batch import Batch
 from selftaught.errors import UserError
 from selftaught.train.distributed import Ranks
 from selftaught.train.loop import Trainer
+from selftaught.train.order import batches
 from selftaught.workflow import plan
 from tests import runs
 from tests.contracts.conftest import small_digits
@@ -60,6 +61,7 @@ def test_a_measure_has_the_peak_of_its_own_task(monkeypatch: pytest.MonkeyPatch)
             return {}
 
     monkeypatch.setattr(plan, "Trainer", OnGpu)
+    monkeypatch.setattr(plan, "batches", lambda *parts: batches(*parts[:5], torch.device("cpu")))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device=None: peak.append(0))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: peak[-1])
     assert plan.measure(*_resolved(Ranks()), Ranks()).memory == 3

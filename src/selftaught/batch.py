@@ -3,6 +3,7 @@ Shown (what a task lets people see of a batch)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -35,11 +36,22 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (asynchronously where its memory is pinned)."""
+        return self._each(lambda x: x.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a CUDA device copies from by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def tensors(self) -> list[Tensor]:
+        """All that it holds."""
+        return [*self.inputs.values(), self.index, *([] if self.labels is None else [self.labels])]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
             self,
-            inputs={name: x.to(device, non_blocking=True) for name, x in self.inputs.items()},
-            index=self.index.to(device, non_blocking=True),
-            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+            inputs={name: change(x) for name, x in self.inputs.items()},
+            index=change(self.index),
+            labels=None if self.labels is None else change(self.labels),
         )
 
     def uniform(self, stream: int, n: int) -> Tensor:

@@ -39,10 +39,14 @@ class Bundle:
     info: dict[str, Any]
 
     def __call__(self, samples: Tensor | Sequence[Any]) -> Tensor:
-        """Features [B, width] of pictures uint8 [B, C, H, W], texts (their first tokens) or histories of ids."""
+        """Features [B, width] of pictures uint8 [B, C, H, W], texts (their first tokens) or histories of ids.
+
+        Computed where the encoder is (`bundle.encoder.to("cuda")`), and left there.
+        """
         inputs = self.modality.inputs(samples)
         batch = Batch(inputs, torch.arange(len(samples)), seed=0, step=0)
         with torch.inference_mode():
+            batch = batch.to(next(self.encoder.parameters()).device)
             return self.encoder(self.modality.plain(batch)).pooled
 
 

@@ -68,5 +68,5 @@ def summed(x: Tensor) -> Tensor:
 
 def mean_count(target: Tensor) -> Tensor:
     """The mean number of targets of a rank, at least one: a sum over it is a mean over those of all ranks."""
-    n = torch.tensor(float(len(target)), device=target.device)
+    n = torch.full((), float(len(target)), device=target.device)  # torch.tensor would wait for the device
     return (summed(n) / place()[1]).clamp_min(1.0)

@@ -13,6 +13,7 @@ from selftaught.errors import RunStopped, UserError
 from selftaught.train.order import Order, batches
 
 N, BATCH, SEED, STEPS = 103, 12, 7, 40
+CPU = torch.device("cpu")
 
 
 def _fetch(positions: np.ndarray, step: int) -> Batch:
@@ -20,7 +21,7 @@ def _fetch(positions: np.ndarray, step: int) -> Batch:
 
 
 def _served(order: Order, first: int, last: int, workers: int) -> list[tuple[int, list[int]]]:
-    return [(b.step, b.index.tolist()) for b in batches(_fetch, order, first, last, workers)]
+    return [(b.step, b.index.tolist()) for b in batches(_fetch, order, first, last, workers, CPU)]
 
 
 def _straight() -> list[tuple[int, list[int]]]:
@@ -112,14 +113,45 @@ def test_an_error_of_the_loader_comes_to_the_loop_at_its_step(workers: int) -> N
             raise RunStopped("the disk is gone")
         return _fetch(positions, step)
 
-    stream = batches(failing, Order(N, BATCH, SEED), 0, STEPS, workers)
+    stream = batches(failing, Order(N, BATCH, SEED), 0, STEPS, workers, CPU)
     assert [next(stream).step for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(RunStopped, match="the disk is gone"):
         next(stream)
 
 
 def test_a_loop_that_is_left_early_leaves_no_thread() -> None:
-    stream = batches(_fetch, Order(N, BATCH, SEED), 0, STEPS, 2)
+    stream = batches(_fetch, Order(N, BATCH, SEED), 0, STEPS, 2, CPU)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("selftaught-load")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_card_gets_the_same_batches_while_it_computes(workers: int) -> None:
+    card = torch.device("cuda", 0)
+
+    def fetch(positions: np.ndarray, step: int) -> Batch:
+        pixels = torch.full((BATCH, 64, 1024), step, dtype=torch.int32)
+        return Batch({"pixels": pixels}, torch.from_numpy(positions), SEED, step, torch.from_numpy(positions) % 3)
+
+    busy, sums, found = torch.randn(2048, 2048, device=card), [], []
+    for batch in batches(fetch, Order(N, BATCH, SEED), 0, STEPS, workers, card):
+        for _ in range(20):  # so that this step still reads when the memory of the next ones is asked for
+            busy = (busy @ busy).clamp(-1, 1)
+        sums.append((batch.inputs["pixels"] + 0 * busy[0, 0].int()).double().mean())
+        found.append((batch.step, batch.index.tolist()))
+        assert batch.labels is not None
+        assert {x.device for x in batch.tensors()} == {card}
+    assert found == _straight()
+    assert torch.stack(sums).tolist() == list(range(STEPS))
+
+
+def test_a_copied_batch_holds_what_the_batch_holds() -> None:
+    inputs = {"a": torch.arange(6).reshape(3, 2), "b": torch.ones(3, dtype=torch.bool)}
+    for labels in (None, torch.tensor([1, -1, 0])):
+        batch = Batch(inputs, torch.tensor([5, 2, 9]), SEED, 4, labels)
+        copied = batch.to("cpu")
+        assert (copied.seed, copied.step, list(copied.inputs)) == (SEED, 4, ["a", "b"])
+        assert len(copied.tensors()) == 3 + (labels is not None)
+        assert all(torch.equal(a, b) for a, b in zip(copied.tensors(), batch.tensors(), strict=True))

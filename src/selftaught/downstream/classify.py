@@ -31,7 +31,7 @@ class Classify(Downstream):
     def forward(self, batch: Batch) -> Step:
         assert batch.labels is not None
         x = self.modality.view(batch, self.modality.light_view(), stream=1)
-        logits = self.head(self.encoder(x).pooled)
+        logits = self.head(self.encoder(x).pooled).float()
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.smoothing)
         return Step(loss, {"accuracy": (logits.argmax(1) == batch.labels).float().mean()})
 

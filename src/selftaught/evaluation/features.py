@@ -1,6 +1,7 @@
 """Features of a source's samples: what every measure, map and file of embeddings is made of."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from selftaught.batch import Batch
 from selftaught.data import Source
 from selftaught.encoders import Encoder
 from selftaught.modality.base import Modality
+from selftaught.train.order import LOADERS, ahead
 
 _BATCH = 256
 _RAW_SIDE = 32
@@ -21,9 +23,12 @@ Progress = Callable[[int, int], None]
 
 def raw_batches(source: Source, index: np.ndarray, device: torch.device) -> Iterator[Batch]:
     """The samples at `index`, in order, as batches on a device."""
-    for start in range(0, len(index), _BATCH):
-        part = index[start : start + _BATCH]
-        yield Batch(source.fetch(part), torch.from_numpy(part), 0, _NO_STEP).to(device)
+
+    def fetch(part: np.ndarray) -> Batch:
+        return Batch(source.fetch(part), torch.from_numpy(part), 0, _NO_STEP)
+
+    parts = (index[start : start + _BATCH] for start in range(0, len(index), _BATCH))
+    return ahead((partial(fetch, part) for part in parts), LOADERS["cuda"] if device.type == "cuda" else 0, device)
 
 
 def encode(

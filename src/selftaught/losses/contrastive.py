@@ -260,7 +260,9 @@ def sup_con(
         alone = -1 - torch.arange(len(labels), device=labels.device)
         labels = torch.where(labels < 0, alone, labels)  # each a class of its own
         group = torch.searchsorted(labels.sort().values, labels)  # an index of the class, the same for all its samples
-        sums = torch.zeros_like(views).index_add(0, group, views)
+        zeros = torch.zeros_like(views)
+        # Bit for bit the same on each run: index_add of a card, and index_put of a CPU, add in no fixed order.
+        sums = zeros.index_put((group,), views, accumulate=True) if zeros.is_cuda else zeros.index_add(0, group, views)
         sizes = torch.zeros_like(group).index_add(0, group, torch.ones_like(group))
         own = slice(place()[0] * len(z1), (place()[0] + 1) * len(z1))
         others = (sums[group] - views)[own].repeat_interleave(2, 0)  # what its class has beside the sample's own views

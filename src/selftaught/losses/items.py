@@ -55,11 +55,16 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return grad * hidden, grad * items, None, None
 
 
+def _wide(*halves: Tensor) -> list[Tensor]:
+    """Of half precision no longer; a test's float64 stays."""
+    return [x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in halves]
+
+
 def softmax_loss(hidden: Float[Tensor, "n d"], table: Float[Tensor, "v d"], target: Int[Tensor, " n"]) -> Tensor:
     """Mean of -log softmax(h E')[target] over all items, in float32. Logits are held for some rows at a time, so memory does not
     grow with n times the catalogue."""
     with torch.autocast(hidden.device.type, enabled=False):
-        hidden, items = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in (hidden, table[1:-1]))
+        hidden, items = _wide(hidden, table[1:-1])
         backward = torch.is_grad_enabled() and (hidden.requires_grad or table.requires_grad)
         total: Tensor = _SummedCrossEntropy.apply(hidden, items, target - 1, backward)
     return total / mean_count(target)
@@ -82,8 +87,10 @@ def sampled_softmax_loss(
     weight = (
         torch.full((s,), (len(table) - 2) / s, device=table.device) if share is None else 1 / (s * share[negatives])
     )
-    own = (hidden * table[target]).sum(1, keepdim=True).float()
-    others = (hidden @ table[negatives].T).float() + weight.log()
+    with torch.autocast(hidden.device.type, enabled=False):
+        hidden, table = _wide(hidden, table)
+        own = (hidden * table[target]).sum(1, keepdim=True)
+        others = hidden @ table[negatives].T + weight.log()
     others = others.masked_fill(negatives == target[:, None], -torch.inf)
     return (torch.cat([own, others], 1).logsumexp(1) - own[:, 0]).sum() / mean_count(target)
 
@@ -96,8 +103,10 @@ def binary_loss(
 ) -> Tensor:
     """Mean of -log s(h e_target) - 1/k sum log(1 - s(h e_negative)), s the logistic function (Kang & McAuley 2018, section III-E,
     with k = 1)."""
-    own = (hidden * table[target]).sum(1).float()
-    others = torch.einsum("nd,nkd->nk", hidden, table[negatives]).float()
+    with torch.autocast(hidden.device.type, enabled=False):
+        hidden, table = _wide(hidden, table)
+        own = (hidden * table[target]).sum(1)
+        others = torch.einsum("nd,nkd->nk", hidden, table[negatives])
     return (F.softplus(-own) + F.softplus(others).mean(1)).sum() / mean_count(target)
 
 
@@ -108,7 +117,8 @@ def bpr_loss(
     negatives: Int[Tensor, " n"],
 ) -> Tensor:
     """Mean of -log s(h e_target - h e_negative) (BPR, Rendle et al. 2009, section 4.1)."""
-    own, other = ((state * table[ids]).sum(1).float() for ids in (target, negatives))
+    state, table = _wide(state, table)
+    own, other = ((state * table[ids]).sum(1) for ids in (target, negatives))
     return F.softplus(other - own).sum() / mean_count(target)
 
 

@@ -43,7 +43,7 @@ class Centre(nn.Module):
 
     def saw(self, scores: Float[Tensor, "n k"]) -> None:
         """Remember a batch's scores for the next `update`; ranks may have different numbers of them."""
-        self._seen.append((scores.sum(0), scores.new_tensor(float(len(scores)))))
+        self._seen.append((scores.sum(0), scores.new_full((), len(scores))))
 
     def update(self, momentum: float) -> None:
         """Move towards the mean of what was seen since the last time."""

@@ -71,7 +71,7 @@ class NextItem(Pretext):
                 u = batch.uniform(_NEGATIVES, math.prod(shape))
                 others = beside(batch.inputs["items"], u, items).unflatten(1, shape)[asked]
                 loss = binary_loss(h, table, target, others)
-        return Step(loss, {"targets": torch.tensor(float(len(target)))})
+        return Step(loss, {"targets": h.new_full((), len(target), dtype=torch.float32)})
 
     def show(self, batch: Batch) -> Shown:
         return Shown((Seen("encoder reads", self.modality.follows(batch).before),), {})

@@ -57,7 +57,7 @@ class Rotation(Pretext):
     def forward(self, batch: Batch) -> Step:
         """Loss: mean cross-entropy over the rotated copies (the paper's eq. 2)."""
         x, y = self.drawn(batch)
-        logits = self.head(self.encoder(x).pooled)
+        logits = self.head(self.encoder(x).pooled).float()
         accuracy = (logits.argmax(1) == y).float().mean()
         return Step(F.cross_entropy(logits, y), {"accuracy": accuracy})
 

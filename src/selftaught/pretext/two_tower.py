@@ -51,20 +51,21 @@ class TwoTower(Pretext):
         counts = torch.bincount(modality.graph().item, minlength=modality.vocabulary).float()
         counts[1:-1] += 1  # an item that nobody had is a target of validation
         self.share = counts / counts.sum()
+        self.edges = self.share.cumsum(0)  # once: a card adds them up in another order each time
 
     def forward(self, batch: Batch) -> Step:
-        self.share = self.share.to(batch.index.device)
+        self.share, self.edges = (x.to(batch.index.device) for x in (self.share, self.edges))
         before, target, asked = self.modality.follows(batch)
         h = self.encoder(before).tokens[asked]
         table = cast(Any, self.encoder).embeddings
         loss = sampled_softmax_loss(h, table, target[asked], self.drawn(batch), self.share)
-        return Step(loss, {"targets": torch.tensor(float(asked.sum()))})
+        return Step(loss, {"targets": asked.sum().float()})
 
     def drawn(self, batch: Batch) -> Tensor:
         """Ids int64 [negatives], drawn with replacement as often as they occur."""
         at = torch.arange(self.config.negatives, device=batch.index.device)
         u = rng.uniform(rng.fold(batch.seed, batch.step, _NEGATIVES), at, 1)[:, 0]
-        return torch.searchsorted(self.share.cumsum(0), u, right=True).clamp(1, len(self.modality.items))
+        return torch.searchsorted(self.edges, u, right=True).clamp(1, len(self.modality.items))
 
     def show(self, batch: Batch) -> Shown:
         return Shown((Seen("encoder reads", self.modality.follows(batch).before),), {})

@@ -26,6 +26,8 @@ from selftaught.train.optim import build_optimizer, lr_at, set_lr
 from selftaught.train.order import Order, batches
 from selftaught.train.progress import Meter
 
+# How other errors say it: torch's allocator for CPUs, the CUDA runtime (pinned memory, too), cuBLAS.
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _MODULES = 2  # key of the generator that dropout and stochastic depth draw from
 
 
@@ -130,7 +132,8 @@ class Trainer:
         if config.optim.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, norm)
         totals["grad_norm"] = _whole(norm)
-        figures = dict(zip(totals, torch.stack([t.double().cpu() for t in totals.values()]).tolist(), strict=True))
+        values = torch.stack([t.to(self.device, torch.float64) for t in totals.values()])  # read at once: reading waits
+        figures = dict(zip(totals, values.tolist(), strict=True))
         finite = np.isfinite(figures["loss"]) and np.isfinite(figures["grad_norm"])
         if distributed.agree(not finite, self.device):
             samples = distributed.gather(batch.index, self.device).tolist()
@@ -143,11 +146,10 @@ class Trainer:
         return {**distributed.mean(figures, self.device), "lr": lr}
 
     def _seed(self, seed: int) -> None:
-        """Seed what dropout draws from; on a CPU that one generator, because seeding all takes a millisecond."""
-        if self.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
+        """Seed what dropout draws from, and no more: seeding all that there is takes a millisecond."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index].manual_seed(seed)
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
@@ -155,8 +157,10 @@ class Trainer:
         if self.sharded:
             distributed.follow_first(self.task)
         self.task.eval()
+        # A compiler would make one graph of what is measured and what is trained on, and another one after a resume.
+        as_it_is = torch.compiler.set_stance("force_eager") if self.config.compile else contextlib.nullcontext()
         try:
-            with whole(self.task), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with as_it_is, whole(self.task), torch.no_grad(), torch.random.fork_rng(devices=[]):
                 yield
         finally:
             self.task.train()
@@ -202,7 +206,8 @@ def _micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
     if parts == 1:
         yield batch
         return
-    for rows in torch.arange(len(batch)).chunk(parts):
+    size = len(batch) // parts  # TrainConfig sees to it that nothing is left
+    for rows in (slice(start, start + size) for start in range(0, len(batch), size)):
         inputs = {name: x[rows] for name, x in batch.inputs.items()}
         labels = None if batch.labels is None else batch.labels[rows]
         yield Batch(inputs, batch.index[rows], batch.seed, batch.step, labels)
@@ -229,7 +234,7 @@ def fit(
         try:
             if first == 0:
                 _look(watchers, trainer, run, meter)
-            for batch in batches(fetch, order, first, config.steps, config.workers):
+            for batch in batches(fetch, order, first, config.steps, config.workers, trainer.device):
                 figures = trainer.train_step(batch)
                 run.append("log.jsonl", {"step": trainer.step, **figures})
                 done, now = trainer.step, time.monotonic()
@@ -274,7 +279,9 @@ def _best(run: RunFolder, saved: set[int]) -> int | None:
 
 def out_of_memory(error: Exception, config: TrainConfig, task: Any, saved: int | None = None) -> RunStopped | None:
     """The one-line error for memory that ran out, or None if `error` is something else."""
-    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+    if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(
+        said in str(error) for said in _NO_MEMORY
+    ):
         return None
     remedy = f"--batch {max(1, config.batch // 2)}"
     if task.splits_batch:

@@ -18,7 +18,7 @@ from selftaught.train import checkpoint, distributed
 from selftaught.train.config import TrainConfig
 from selftaught.train.folder import RunFolder
 from selftaught.train.loop import Trainer, fit
-from selftaught.train.order import Order
+from selftaught.train.order import LOADERS, Order
 from selftaught.workflow.evaluate import seen_hashes
 from selftaught.workflow.jobs import Job, job_called
 from selftaught.workflow.prepare import (
@@ -137,6 +137,7 @@ def _config(
         "batch": batch,
         "seed": budget.seed,
         "precision": pick_precision(device, encoder),
+        "workers": LOADERS[device],
         "threads": torch.get_num_threads(),
         "device": device,
         "optim": {**job.describe(mode), **optim},

@@ -29,7 +29,7 @@ from selftaught.train.config import TrainConfig
 from selftaught.train.distributed import Ranks, agree
 from selftaught.train.loop import NotFinite, Trainer, out_of_memory
 from selftaught.train.optim import OptimConfig
-from selftaught.train.order import Order
+from selftaught.train.order import LOADERS, Order, batches
 from selftaught.train.progress import clock
 from selftaught.workflow.kinds import KINDS, Kind, Training, kind_called
 from selftaught.workflow.prepare import fetcher, pick_precision, positive, rate_of_its_own
@@ -182,6 +182,7 @@ def resolve(
         "batch": batch,
         "seed": request.seed,
         "precision": pick_precision(device, encoder),
+        "workers": LOADERS[device],
         "threads": torch.get_num_threads(),
         "world": ranks.world,
         "device": device,
@@ -328,20 +329,24 @@ def measure(recipe: Recipe, modality: Modality, training: Training, ranks: Ranks
         torch.cuda.reset_peak_memory_stats(trainer.device)
     order = Order(len(train), loop.batch, loop.seed, ranks.rank, ranks.world)
     fetch = fetcher(source, train, loop.seed, labels=trainer.task.supervised)
+    most = min(12, order.steps_per_epoch * 4)
+    # Beside a card loading costs no time; a CPU's cores have both to do.
+    workers = loop.workers if trainer.device.type == "cuda" else 0
     times: list[float] = []
     begun = time.monotonic()
-    for step in range(min(12, order.steps_per_epoch * 4)):
-        start = time.monotonic()
-        try:
-            trainer.train_step(fetch(order.of_step(step), step))
-        except NotFinite:  # the run itself will meet it, and say and keep what it is
-            pass
-        except (RuntimeError, MemoryError) as error:
-            raise out_of_memory(error, loop, trainer.task) or error from error
-        times.append(time.monotonic() - start)
-        # Clocks differ between ranks, and one that leaves alone would keep the others waiting for its gradients.
-        if agree(len(times) >= 4 and time.monotonic() - begun > 6, trainer.device):
-            break
+    with contextlib.closing(batches(fetch, order, 0, most, workers, trainer.device)) as supply:
+        while len(times) < most:
+            start = time.monotonic()
+            try:
+                trainer.train_step(next(supply))
+            except NotFinite:  # the run itself will meet it, and say and keep what it is
+                pass
+            except (RuntimeError, MemoryError) as error:
+                raise out_of_memory(error, loop, trainer.task) or error from error
+            times.append(time.monotonic() - start)
+            # Clocks differ between ranks, and one that leaves alone would keep the others waiting for its gradients.
+            if agree(len(times) >= 4 and time.monotonic() - begun > 6, trainer.device):
+                break
     seconds = statistics.median(times[2:] or times)
     if trainer.device.type == "cuda":
         memory = float(torch.cuda.max_memory_allocated(trainer.device))

@@ -66,7 +66,7 @@ def pick_precision(device: str, encoder: EncoderConfig) -> str:
     What it gains: benchmarks/simclr_step.py, with and without `--set train.precision=fp32`.
     """
     if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if fast_bf16() and sound_in_bf16(build(encoder.bare())) else "fp32"
 
 

@@ -12,6 +12,7 @@ Views are planar, [C, B, S, S], float32 in [0, 1]. Multiplications and additions
 no lerp), so that a pixel's bits do not depend on where in a batch it lies.
 """
 
+import functools
 import math
 from itertools import groupby
 
@@ -108,6 +109,20 @@ def jitter_(views: Planes, view: View, order: Int[Tensor, " n"], factors: Float[
                 _OPERATIONS[operation](views[:, piece], factors[piece, operation])
 
 
+@functools.cache
+def _constants(device: torch.device) -> tuple[Tensor, ...]:
+    """What `twist` reads, on a device: the identity, luma, two parts of a turn, factors that change nothing, the orders."""
+    with torch.inference_mode(False):  # they outlive the mode that they are first asked for in
+        nothing, orders = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor(ORDERS)
+        return tuple(x.to(device) for x in (torch.eye(3), _LUMA, _GREY_AXIS, _QUARTER_TURN, nothing, orders))
+
+
+@functools.cache
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)[:, None]
+
+
 def twist(
     order: Int[Tensor, " n"], factors: Float[Tensor, "n 4"], greyscale: Bool[Tensor, " n"]
 ) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3 3"]]:
@@ -116,10 +131,10 @@ def twist(
     Composed operation by operation; T is what contrast adds, a grey that is linear in the mean colour. The matrices of
     rows that draw neither are the identity and zero.
     """
-    eye, luma, axis, quarter = (x.to(factors.device) for x in (torch.eye(3), _LUMA, _GREY_AXIS, _QUARTER_TURN))
+    eye, luma, axis, quarter, nothing, orders = _constants(factors.device)
     none = order < 0
-    factors = torch.where(none[:, None], factors.new_tensor([1.0, 1.0, 1.0, 0.0]), factors)
-    orders = torch.tensor(ORDERS, device=order.device)[order.clamp_min(0)]
+    factors = torch.where(none[:, None], nothing, factors)
+    orders = orders[order.clamp_min(0)]
     plain, angle = factors[:, :3, None, None], factors[:, 3].double() * (2 * math.pi)
     cos, sin = (f(angle).float()[:, None, None] for f in (torch.cos, torch.sin))
     saturation = plain[:, 2] * eye + (1 - plain[:, 2]) * luma
@@ -139,7 +154,7 @@ class Twist:
     def __init__(
         self, order: Int[Tensor, " n"], factors: Float[Tensor, "n 4"], greyscale: Bool[Tensor, " n"], units: Units
     ) -> None:
-        self.low, high = (factors.new_tensor(values)[:, None] for values in units)
+        self.low, high = (_column(tuple(values), factors.device) for values in units)
         self.m, self.t = (x * ((high - self.low) / 255) for x in twist(order, factors, greyscale))
         self.bounds = list(zip(*units))
 

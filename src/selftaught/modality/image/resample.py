@@ -30,11 +30,12 @@ class Crops:
 
     def __init__(self, pixels: UInt8[Tensor, "b c h w"], size: Int[Tensor, "b 2"], p: Parameters, side: int) -> None:
         self.pixels, self.size, self.p, self.on_cpu = pixels, size, p, pixels.device.type == "cpu"
-        self.untouched = pixels.shape[2:] == (side, side) and _untouched(p, side)
+        # Where it can be asked without waiting for a card.
+        self.untouched = self.on_cpu and pixels.shape[2:] == (side, side) and _untouched(p, side)
         self.large = torch.zeros_like(p.flip)
         if self.on_cpu:
             self.large = (size.amax(1) > MATRIX_LIMIT) | (p.window[:, :2].amax(1) > 2 * MATRIX_LIMIT)
-        self.some_large = bool(self.large.any())
+        self.some_large = self.on_cpu and bool(self.large.any())
         self.numbers = (
             list(zip(*(x.tolist() for x in (p.box, p.window, p.flip, self.large)))) if self.some_large else []
         )

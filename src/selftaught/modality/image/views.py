@@ -138,7 +138,8 @@ def sample(view: View, u: Float[Tensor, "b n"], size: Int[Tensor, "b 2"], side: 
         box, window = _centre(size, side)
     else:
         box = _random_crop(crop, size, view.crop_scale, view.crop_ratio)
-        window = box.new_tensor([side, side, 0, 0]).expand_as(box).contiguous()
+        window = torch.full_like(box, side)
+        window[:, 2:] = 0
     low, high = view.blur_sigma
     strengths = (view.brightness, view.contrast, view.saturation)
     factors = [max(0.0, 1 - s) + rest[2 + i] * (1 + s - max(0.0, 1 - s)) for i, s in enumerate(strengths)]
