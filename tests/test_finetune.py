@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import selftaught
+from selftaught.batch import Batch, Step
 from selftaught.data import open_data
+from selftaught.downstream.classify import Classify
 from selftaught.workflow import finetune as finetuning
 from selftaught.workflow.evaluate import Split
 from selftaught.workflow.jobs import job_called
@@ -74,3 +78,24 @@ def test_what_was_learned_with_labels_is_not_tested_on(tmp_path: Path) -> None:
     shutil.copytree(run / "encoder", alone / "encoder")
     runs.succeed("finetune", alone, data, "--test", other, *more, "--no-scratch", "--out", tmp_path / "unknown")
     assert not (tmp_path / "unknown" / "seen.npy").exists(), "what pretraining saw stays unknown"
+
+
+def test_a_loaded_encoder_trains_in_training_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As the one from scratch does: BatchNorm by the batch, with dropout. What a mode freezes stays as it is."""
+    run, modes = tmp_path / "run", []
+    selftaught.pretrain(runs.pictures(), encoder="resnet10_x0.25", steps=2, batch=16, out=run, quiet=True)
+    forward = Classify.forward
+
+    def watched(self: Classify, batch: Batch) -> Step:
+        modes.append(self.encoder.model.bn1.training)
+        return forward(self, batch)
+
+    monkeypatch.setattr(Classify, "forward", watched)
+    for mode, expected in (("full", [True, True]), ("head", [False, True])):
+        modes.clear()
+        options: dict[str, Any] = {"mode": mode, "labels": 2, "epochs": 1, "quiet": True, "out": tmp_path / mode}
+        selftaught.finetune(run, runs.pictures(), **options)
+        assert list(dict.fromkeys(modes)) == list(dict.fromkeys(expected))
+        own, tuned = (load_file(p / "encoder" / "encoder.safetensors") for p in (run, tmp_path / mode))
+        moved = any(not torch.equal(own[n], tuned[n]) for n in own if n.endswith("running_mean"))
+        assert moved == (mode == "full")

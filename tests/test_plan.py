@@ -86,3 +86,15 @@ def test_what_the_loop_would_do_to_a_task_is_said_or_refused() -> None:
         ):
             resolve("rotation", f"optim.name={name}")
     resolve("rotation", "optim.name=lars", "optim.lr=0.1")
+
+
+def test_a_queue_that_holds_most_samples_is_told_of() -> None:
+    source, train, test = small_digits()
+    said: list[str] = []
+    for queue in ("1000", "256"):
+        settings = [f"pretext.queue={queue}"]
+        request = plan.Request("", "moco", "resnet10_x0.25", steps=1, batch=16, device="cpu", settings=settings)
+        plan.resolve(request, source, (train, test), "cpu", Ranks(), said.append)
+    (line,) = (line for line in said if "queue" in line and "preset" not in line)
+    assert line.startswith("pretext.queue 1000 is more than half of the 1300 samples that teach")
+    assert line.endswith("--set pretext.queue=130 holds others alone")

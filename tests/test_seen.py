@@ -11,6 +11,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from selftaught.data import Source, holdout, open_data
+from selftaught.errors import UserError
 from selftaught.workflow.evaluate import UNKNOWN, others_saw, split
 from tests import runs
 
@@ -85,3 +87,20 @@ def test_evaluate_leaves_out_what_the_encoders_beside_it_saw(run: Path, tmp_path
     assert protocol["train_samples"] + protocol["test_samples"] == held
     assert set(others_saw((str(run),), True).tolist()) == set(np.load(run / "seen.npy").tolist())
     assert len(others_saw(("timm:resnet18", str(alone)), True)) == 0
+
+
+def _held_out(source: Source, share: float) -> int:
+    try:
+        return len(holdout(source, share)[1])
+    except UserError:
+        return 0
+
+
+def test_one_held_out_sample_is_refused_before_the_run(tmp_path: Path) -> None:
+    data = runs.write_pictures(tmp_path / "data", 24)
+    source = open_data(data)
+    one = next(share for share in np.arange(0.002, 0.5, 0.002) if _held_out(source, share) == 1)
+    words = ("pretrain", data, *runs.ENCODER, "--steps", 1, "--batch", 8, "--holdout", one, "--out", tmp_path / "run")
+    refused = runs.one_line(runs.run(*words), 2)
+    assert "holds 1 of these 24 samples out, and health is measured on 2 at least; use --holdout 0." in refused
+    assert not (tmp_path / "run" / "recipe.json").exists()

@@ -21,7 +21,7 @@ def written(path: Path, odd: bool) -> Path:
         for at in range(int(draw.integers(4, 14))):
             there = (item + 20) % 40 if odd and (user, at) == (7, 2) else item
             name = "new" if odd and (user, at) == (9, 1) else f"i{there}"
-            rows.append(f"u{user},{name},{len(rows)}")
+            rows.append(f"u{user},{name},{20240000 + len(rows)}")
             item = (item + int(draw.integers(1, 3))) % 40
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("user,item,time\n" + "\n".join(rows) + "\n", "utf-8")
@@ -45,7 +45,8 @@ def test_each_event_is_measured_as_the_encoder_says(trained: tuple[Path, Path], 
     encoder: Any = loaded.encoder
     lines = [line.split(",") for line in odd.read_text().splitlines()[1:]]
     for user in ("u0", "u7", "u9"):
-        items = [item for name, item, _ in lines if name == user]
+        items, times = ([line[column] for line in lines if line[0] == user] for column in (1, 2))
+        assert all(r["time"] == times[event - 1] for (name, event), r in found.items() if name == user)
         for at in range(len(items)):
             ids = torch.from_numpy(loaded.modality.ids(items))[None]  # type: ignore[attr-defined]
             target = int(ids[0, at])

@@ -1,5 +1,6 @@
 """The verbs on text, from a folder of .txt to predictions; resumed to the same bits; bad requests in one line."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,9 +20,11 @@ import selftaught
 from selftaught.batch import Batch
 from selftaught.data.texts import from_list
 from selftaught.encoders import build
+from selftaught.errors import RunStopped
 from selftaught.modality.text import TextModality, Tokenizer
 from selftaught.modality.text.mask import hide
 from selftaught.pretext.mlm import MLM
+from selftaught.workflow.export import export
 from selftaught.workflow.kinds.texts import Texts
 from tests import runs
 from tests.modality.corpus import english
@@ -258,6 +262,23 @@ def test_the_exported_folder_opens_in_transformers_with_the_same_logits(
         states = bare(**asked).last_hidden_state
         torch.testing.assert_close(states[tokens.valid], mine[tokens.valid], rtol=1e-5, atol=1e-5)
     assert "exists" in runs.one_line(runs.run("export", run, "--out", out), 2)
+    pair = AutoTokenizer.from_pretrained(out)("one text", "another")
+    assert set(pair.get("token_type_ids", [])) == ({0, 1} if which == "run" else set())
+
+
+def test_an_export_that_fails_leaves_nothing_behind(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    out = tmp_path / "new" / "exported"
+    with monkeypatch.context() as broken:
+        full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+        broken.setattr(PreTrainedTokenizerFast, "save_pretrained", full)
+        with pytest.raises(RunStopped, match=r"disk full while writing '.*exported'; what was saved before is whole"):
+            export(run, out)
+    assert list(out.parent.iterdir()) == []
+    assert export(run, out) == out
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in out.iterdir()}
+    assert list(out.parent.iterdir()) == [out]
 
 
 @pytest.mark.parametrize("running", ["false", "true"])

@@ -26,7 +26,12 @@ from threadpoolctl import threadpool_limits
 import selftaught
 from selftaught import api
 from selftaught.data import open_data
-from selftaught.workflow.evaluate import split
+from selftaught.errors import UserError
+from selftaught.evaluation.features import encode
+from selftaught.workflow import evaluate as evaluation
+from selftaught.workflow.evaluate import Asked, split
+from selftaught.workflow.measure import evaluate as measured
+from selftaught.workflow.prepare import open_source
 from tests import runs
 
 N, STEPS, BATCH = 400, 6, 16
@@ -383,3 +388,41 @@ def test_inspect_stops_measuring_after_a_while(data: Path, monkeypatch: pytest.M
     tasks = inspect.inspect(data, None, True, True)["tasks"]
     assert [t["task"] for t in tasks if "seconds" in t] == ["simclr"]
     assert all("not measured" in t["cost"] for t in tasks if t["suits"] and "seconds" not in t)
+
+
+def test_a_bundle_reads_whole_numbers_alone(simclr: Path) -> None:
+    """What ToTensor gives would be taken for nearly black pictures."""
+    loaded = selftaught.load(simclr)
+    with pytest.raises(
+        UserError, match=r"pictures are float32 \[2, 3, 16, 16\], and uint8 \[B, C, H, W\] of 0 to 255 is"
+    ):
+        loaded(torch.rand(2, 3, 16, 16))
+    assert loaded(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape == (2, loaded.encoder.width)
+
+
+def test_a_larger_encoder_to_compare_with_reads_larger_pictures(simclr: Path, tmp_path: Path) -> None:
+    data, large = runs.write_pictures(tmp_path / "data", 60, first=9000, side=160), tmp_path / "large"
+    runs.succeed("pretrain", data, *runs.ENCODER, "--size", 128, "--steps", 1, "--batch", 8, "--out", large)
+    asked = Asked(against=(str(large),), labels=(1.0,), draws=1, quiet=True)
+    sets: list[Any] = []
+    with mock.patch.object(evaluation, "readable", lambda parts, found: sets.append((parts, found)) or (parts, found)):
+        measured(simclr, data, asked)
+    ((parts, found),) = sets
+    other = selftaught.load(large)
+    source = open_source(data, other.encoder.config.size, quiet=True)
+    expected = encode(other.encoder, other.modality, source, parts.test_index, torch.device("cpu"))
+    torch.testing.assert_close(found[str(large)][1], expected)
+
+
+@pytest.mark.parametrize("name", ["pretrained", "random_init", "raw"])
+def test_an_encoder_to_compare_with_takes_no_other_rows_place(name: str) -> None:
+    with pytest.raises(UserError, match=f"--against {name} would have the name of a row .* write ./{name}"):
+        Asked(against=(name,))
+
+
+def test_what_was_asked_with_arrays_is_told_in_words(simclr: Path) -> None:
+    x, y = np.zeros((4, 16, 16, 3), np.uint8), np.zeros(4, np.int64)
+    for train in ((x, y), x):
+        assert Asked(train=train, draws=2).said() == ["--train", "TRAIN", "--draws", "2"]
+    assert Asked().said() == []
+    assert Asked(train="folder").said() == ["--train", "folder"]

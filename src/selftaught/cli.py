@@ -74,14 +74,21 @@ def _show(verb: str, result: Any) -> None:
         return
     if verb in ("tasks", "fill", "recommend", "surprise") and isinstance(result, list) and result:
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
         names = {"name": "task"}
-        table = Table(*(names.get(n, n) for n in result[0]), box=None, pad_edge=False)
+        # Ids are to be read whole: on a terminal in several lines, in a file or pipe each row in one.
+        columns = (Column(names.get(n, n), overflow="fold") for n in result[0])
+        table = Table(*columns, box=None, pad_edge=False)
         for row in result:
             table.add_row(*(Text(f"{v:.3f}" if isinstance(v, float) else str(v)) for v in row.values()))
-        Console().print(table)
+        if sys.stdout.isatty():
+            Console().print(table)
+        else:
+            from selftaught.reporting import show
+
+            show(table)
     elif isinstance(result, Path | str):
         print(result)
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,11 +67,27 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to fill: it takes that name when all is on the disk, and is gone after any error."""
+    temporary = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
+    try:
+        with filling(folder):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for path in (*(p for p in temporary.rglob("*") if p.is_file()), temporary):
+                sync(path)
+            temporary.rename(folder)
+            sync(temporary.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def disk_error(error: BaseException, path: Path) -> RunStopped | None:
     """The one-line error for a full disk, or None if `error` is something else (safetensors hides the number)."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if full or "No space left" in str(error) or "File too large" in str(error):
         return RunStopped(
-            f"disk full while writing '{path}'; the checkpoint before it is whole. Free space and type the same command"
+            f"disk full while writing '{path}'; what was saved before is whole. Free space and type the same command"
         )
     return None

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 
@@ -13,13 +14,18 @@ class EMA(nn.Module):
 
     Buffers (BatchNorm statistics) are copied, not averaged: they are running averages already.
     runs: the copy itself runs in training, as targets and teachers do; its BatchNorm then has statistics of its own activations,
-    which those of `module` are not to replace.
+    which those of `module` are not to replace, and it drops nothing at random.
     """
 
     def __init__(self, module: nn.Module, decay: float, runs: bool = False) -> None:
         super().__init__()
         self.decay, self.runs = decay, runs
         self.module = copy.deepcopy(module).requires_grad_(False)
+        for part in self.module.modules() if runs else ():
+            if isinstance(part, DropPath):
+                part.drop_prob = 0.0
+            elif isinstance(part, nn.Dropout):
+                part.p = 0.0
 
     def forward(self, *inputs: Any) -> Any:
         """What the copy makes of `inputs`."""

@@ -374,3 +374,19 @@ def test_names_of_pictures_that_are_not_there_are_no_texts(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"20 of 20 pictures in the list .*\(nope/0.jpg: no such file"):
         open_data([f"nope/{i}.jpg" for i in range(20)])
     assert open_data(["what is in a.jpg", "and in b.jpg", "c.jpg"]).kind == "text"
+
+
+@pytest.mark.parametrize("change", ["gone", "elsewhere", "damaged"])
+def test_a_dataset_with_a_bad_item_is_not_taken_for_another(change, tmp_path):
+    """The prepared folder of a dataset is named by what was read; which items were bad, and how many there are, is part of it."""
+    good = [(pixels(i), str(i % 3)) for i in range(39)]
+    bad = [ValueError("lost")]
+    first = open_data(_Pictures([*good[:3], *bad, *good[3:]]), cache=tmp_path)
+    assert len(first.skipped) == 1
+    other = {"gone": good, "elsewhere": [*good[:30], *bad, *good[30:]]}.get(change, [*good[:3], *bad, *good[3:]])
+    if change == "damaged":
+        for path in tmp_path.rglob("meta.json"):
+            path.write_text("{}")
+    second = open_data(_Pictures(other), cache=tmp_path)
+    assert [second.classes[y] for y in second.labels] == [label for _, label in good]
+    np.testing.assert_array_equal(first.hashes, second.hashes)

@@ -114,6 +114,12 @@ def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+def test_weights_that_end_too_early_are_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02")
+    with pytest.raises(UserError, match=r"weights '.*w.pth' cannot be read: "):
+        build(EncoderConfig("resnet18", 224, weights=str(tmp_path / "w.pth")))
+
+
 def test_a_page_in_the_place_of_weights_is_called_no_pickle(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234\n")
     with pytest.raises(UserError, match="is no file of weights; is it a Git-LFS pointer"):

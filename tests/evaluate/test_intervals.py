@@ -87,3 +87,10 @@ def test_is_a_function_of_its_seed():
     correct = torch.arange(600).view(3, 200) % 7 < 4
     assert bootstrap(correct, seed=1) == bootstrap(correct, seed=1)
     assert bootstrap(correct, seed=1) != bootstrap(correct, seed=2)
+
+
+@pytest.mark.parametrize(("more", "proven"), [(4, False), (5, False), (6, True)])
+def test_draws_that_are_alike_prove_no_more_than_one(more, proven):
+    a, b = torch.zeros(2, 5, 1000, dtype=torch.bool)
+    a[:, :more] = True
+    assert (difference(a, b).low > 0) == proven

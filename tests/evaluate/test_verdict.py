@@ -100,3 +100,16 @@ def test_other_encoders_and_measures():
     assert "dino" in verdict(rows, "dino")[0]
     assert "no figures of pretrained" in verdict(rows)[0]
     assert "not measured" in verdict(line("pretrained", (0.4, 0.5, 0.6)))[0]
+
+
+def test_two_budgets_that_come_to_as_many_labels_are_told_apart():
+    def twice(features, values, against=None):
+        rows = line(features, values, labels=(20, 20), against=against)
+        return [{**row, "labels": asked} for row, asked in zip(rows, (10, 0.1))]
+
+    rows = twice("pretrained", (0.5, 0.7)) + twice("random_init", (0.45, 0.4))
+    first, second = (c for c in compare(rows) if c.baseline == "random_init")
+    assert (first.labels, second.labels) == (10, 0.1)
+    assert (first.gain, second.gain) == (pytest.approx(0.05), pytest.approx(0.3))
+    assert all(c.low <= c.gain <= c.high for c in (first, second))
+    assert ".700 [.690, .710] vs .400 [.390, .410]" in verdict(rows)[0]

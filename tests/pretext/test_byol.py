@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from selftaught.batch import Batch
-from selftaught.ema import cosine
+from selftaught.ema import EMA, cosine
 from selftaught.errors import UserError
 from selftaught.pretext.byol import BYOL
 from selftaught.train.config import TrainConfig
@@ -131,3 +131,15 @@ def test_as_it_is_it_does_not() -> None:
     history, losses = watched(small(momentum=0.99), 140, batch=32, **OPTIM)
     assert first_alarm(history, losses) is None
     assert history[-1].std > 0.4
+
+
+def test_the_target_drops_nothing(batch: Batch) -> None:
+    """Stochastic depth is the online network's; a target that changed at random would be a noisy one."""
+    task = make("byol", "vit_micro")
+    for part in task.encoder.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.5
+    target = EMA(task.encoder, 0.9, runs=True).train()
+    x = task.modality.plain(batch)
+    assert torch.equal(target(x).pooled, target(x).pooled)
+    assert not torch.equal(task.train().encoder(x).pooled, task.encoder(x).pooled)

@@ -160,3 +160,8 @@ def test_broken_atlas_is_refused(atlas, tmp_path):
     (tmp_path / "atlas.safetensors").write_bytes(b"\x08")
     with pytest.raises(UserError, match="cannot be read"):
         module.load(tmp_path)
+
+
+def test_it_says_how_many_its_samples_were_drawn_from():
+    assert small().total == 12
+    assert small(of=500).total == 500

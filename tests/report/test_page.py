@@ -13,6 +13,7 @@ import pytest
 from selftaught.errors import RunStopped, UserError
 from selftaught.reporting import make_atlas, write_report
 from selftaught.reporting.atlas import Atlas
+from selftaught.reporting.charts import shorten
 from selftaught.reporting.pictures import embed_json
 
 HOSTILE = [
@@ -146,7 +147,7 @@ def test_an_empty_folder_says_what_is_missing_and_how_to_make_it(tmp_path):
     text = Elements(page(tmp_path)).text
     assert "Not evaluated yet" in text
     assert f"selftaught evaluate {tmp_path} DATA" in text
-    assert f"selftaught pretrain DATA --recipe {tmp_path}/recipe.json" in text
+    assert f"selftaught pretrain DATA --out {tmp_path}" in text
     assert "Label efficiency" not in text
     with pytest.raises(UserError, match="not a run folder"):
         write_report(tmp_path / "absent")
@@ -283,3 +284,32 @@ def test_rankings_tell_how_many_and_how_rare_items_they_show(tmp_path):
     assert text.index("Ranking nDCG@10") < text.index("0.220") < text.index("Ranking, HR@5")
     assert all(part in text for part in ("items shown", "25%", "7.3", "0.432", "<b>bold</b>"))
     assert "bold" not in {name for name, _ in Elements(page(tmp_path)).found}
+
+
+def test_a_baselines_name_stays_text(tmp_path):
+    row = {"measure": "ranking", "labels": None, "labels_n": 0, "low": 0.1, "high": 0.3, "seeds": [0], "n": 9}
+    rows = [
+        {**row, "features": name, "metric": "ndcg@10", "value": value}
+        for name, value in (("pretrained", 0.2), ("<blink>evil</blink>", 0.25), ("ease", 0.1))
+    ]
+    (tmp_path / "ranking.json").write_text(json.dumps({"rows": rows, "verdict": [], "lists": {}}))
+    elements = Elements(page(tmp_path))
+    assert "<blink>evil</blink>" in elements.text
+    assert "blink" not in {name for name, _ in elements.found}
+
+
+def test_data_that_has_no_pictures_is_asked_for_no_map(tmp_path):
+    for kind, asked in (("text", False), ("event", False), ("image", True)):
+        (tmp_path / "recipe.json").write_text(json.dumps({"kind": kind, "data": "somewhere"}))
+        (tmp_path / "data.json").write_text(json.dumps({"kind": kind, "count": 943, "train": 943, "held_out": 943}))
+        text = Elements(page(tmp_path)).text
+        assert ("No map of the embedding" in text) == asked
+        assert ("943 held out" in text) == (kind != "event")
+        assert f"pretrain somewhere --recipe {tmp_path}/recipe.json" in text
+
+
+def test_encoders_whose_names_end_unlike_have_unlike_heads():
+    heads = [shorten(f"runs/pictures-{name}", 18) for name in ("simclr", "simsiam")]
+    assert len(set(heads)) == 2
+    assert [len(head) for head in heads] == [18, 18]
+    assert shorten("short", 18) == "short"

@@ -4,7 +4,7 @@ import math
 import fake_run
 from rich.console import Console
 
-from selftaught.reporting import results, results_table
+from selftaught.reporting import results, results_table, show
 
 
 def row(features, value, low=None, high=None, labels=1.0, labels_n=500, **more):
@@ -98,3 +98,13 @@ def test_terminal_takes_markup_in_names_as_text_and_marks_ties():
     assert "45.0 % ~" in text
     assert "[b]tie" in text
     assert "no results" in _printed({})
+
+
+def test_nothing_is_cut_where_there_is_little_room(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ("pretrained", "runs/pictures-simclr-long", "random_init", "raw")
+    show(results_table({"rows": [row(name, 0.5, 0.4, 0.6, labels=50) for name in names]}))
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert "runs/pictures-simclr-long" in said
+    assert "500 (50 a class)" in said

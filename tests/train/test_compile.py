@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.contracts.conftest import batch_of, make
 from torch import nn
 
 from selftaught.train.config import TrainConfig
 from selftaught.train.distributed import Ranks
 from selftaught.train.loop import Trainer
-from tests.contracts.conftest import batch_of, make
 
 
 def test_measures_between_steps_neither_compile_nor_change_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,9 +159,9 @@ def prepare(
     with writing(root) as (folder, commit):
         _write(loader, folder, limit, _in_order(loader.load, len(loader), chunk, threads), progress)
         if key is None:
-            key = hashlib.blake2b(
-                (folder / "hashes.npy").read_bytes() + (folder / "shapes.npy").read_bytes()
-            ).hexdigest()[:32]
+            parts = [(folder / f"{name}.npy").read_bytes() for name in ("kept", "hashes", "shapes")]
+            key = hashlib.blake2b(f"{FORMAT} {len(loader)}".encode() + b"".join(parts)).hexdigest()[:32]
+            open_prepared(root / key, len(loader))  # removes one that is damaged
         final = commit(key)
     opened = open_prepared(final, len(loader))
     assert opened is not None, final  # it has just been written

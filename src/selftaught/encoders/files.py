@@ -31,7 +31,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return _present_day(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
-        raise UserError(f"weights '{path}' cannot be read: {str(error).splitlines()[0]}") from error
+        why = (str(error).splitlines() or ["it ends too early"])[0]
+        raise UserError(f"weights '{path}' cannot be read: {why}") from error
     except Exception as error:  # the unpickler's error class is private to torch's weights_only reader
         raise UserError(
             f"weights '{path}' is a pickle that holds more than tensors; refused, because reading it could execute code. "

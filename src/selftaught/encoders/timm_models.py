@@ -67,7 +67,10 @@ SMALL: dict[str, Callable[[EncoderConfig], nn.Module]] = {
 
 
 # Networks that are built for pictures of one size; ViTEncoder is not bound to it.
-_ONE_SIZE = r"(vit|deit|eva|beit|cait|swin|mixer|gmixer|gmlp|resmlp)"
+_ONE_SIZE = (
+    r"(vit|deit|eva|beit|cait|swin|mixer|gmixer|gmlp|resmlp|maxvit|maxxvit|coatnet|coat_|levit|crossvit|nest|mvitv2|volo|tnt|pit_"
+    r"|convit|visformer|efficientformer|tiny_vit|hiera|sequencer)"
+)
 
 
 def patch_for(size: int) -> int:

@@ -52,13 +52,15 @@ def difference(a: Bool[Tensor, "draws n"], b: Bool[Tensor, "draws n"], *, seed: 
     """Accuracy of `a` minus that of `b`, with the 95 % interval of `bootstrap`, paired by draw and test sample.
 
     What both find easy or hard cancels, so this proves differences that two overlapping single intervals hide.
-    `a` beats `b` where low > 0. Resamples alone would find that of one draw in which four samples differ, all in favour of
-    `a`, however many there are; so with one draw the interval holds zero unless McNemar's exact test refutes it as well.
+    `a` beats `b` where low > 0. Resamples alone would find that where four samples differ, all in favour of `a`, however many
+    there are, in one draw or in draws that are alike; so the interval holds zero unless McNemar's exact test, on whom each
+    sample favours over the draws, refutes it as well.
     """
     gap = a.double() - b.double()
     low, high = np.quantile(_resample(gap, seed), [0.025, 0.975])
-    more, fewer = int((gap > 0).sum()), int((gap < 0).sum())
-    if len(gap) == 1 and more != fewer and binomtest(more, more + fewer).pvalue >= 0.05:
+    favour = gap.sum(0)
+    more, fewer = int((favour > 0).sum()), int((favour < 0).sum())
+    if more != fewer and binomtest(more, more + fewer).pvalue >= 0.05:
         low, high = min(low, 0.0), max(high, 0.0)
     return Interval(float(gap.mean()), float(low), float(high))
 

@@ -69,13 +69,16 @@ class HealthMonitor:
         news, self.read = run.rows_after("log.jsonl", self.read)
         self.losses += [r["loss"] for r in news]
         collapses = trainer.task.collapses
-        alarm = diagnose(self.history, self.losses, self.chance, collapses) or diagnose(
-            self.projected, self.losses, None, collapses
+        # Of both outputs: what is known to be wrong with one is not to hide the other's.
+        found = (
+            diagnose(self.history, self.losses, self.chance, collapses),
+            diagnose(self.projected, self.losses, None, collapses),
         )
-        if alarm is not None and alarm.kind not in {r["name"] for r in run.rows("alarms.jsonl")}:
-            words = {"seen": alarm.seen, "cause": alarm.cause, "remedy": alarm.remedy}
-            run.append("alarms.jsonl", {"step": step, "name": alarm.kind, **words})
-            meter.say(f"ALARM: {alarm}")
+        for alarm in filter(None, found):
+            if alarm.kind not in {r["name"] for r in run.rows("alarms.jsonl")}:
+                words = {"seen": alarm.seen, "cause": alarm.cause, "remedy": alarm.remedy}
+                run.append("alarms.jsonl", {"step": step, "name": alarm.kind, **words})
+                meter.say(f"ALARM: {alarm}")
         return f"rank {row.rank:.1f}" + (f"  kNN {row.knn:.2f}" if row.knn is not None else "")
 
     def _recall(self, run: Any, step: int) -> None:

@@ -24,6 +24,7 @@ class Comparison(NamedTuple):
     gain: float
     low: float
     high: float
+    labels: object = None  # the amount that was asked for: two amounts may come to as many labels
 
 
 class Worth(NamedTuple):
@@ -45,14 +46,17 @@ def compare(rows: Sequence[Row], measure: str = "linear_probe", features: str = 
     result = []
     for row in _line(rows, measure, features):
         for baseline in BASELINES:
-            other = next((r for r in _line(rows, measure, baseline) if r["labels_n"] == row["labels_n"]), None)
+            other = next((r for r in _line(rows, measure, baseline) if _amount(r) == _amount(row)), None)
             if other is None or baseline == features:
                 continue
             gain = row["value"] - other["value"]
             paired = row.get("against", {}).get(baseline)
             low, high = paired[1:] if paired else (row["low"] - other["high"], row["high"] - other["low"])
             outcome: Outcome = "better" if low > 0 else "worse" if high < 0 else "unproven"
-            result.append(Comparison(measure, features, baseline, row["labels_n"], outcome, gain, low, high))
+            found = Comparison(
+                measure, features, baseline, row["labels_n"], outcome, gain, low, high, row.get("labels")
+            )
+            result.append(found)
     return result
 
 
@@ -140,7 +144,8 @@ def _subject(features: str) -> str:
 
 
 def _figure(rows: Sequence[Row], shown: Comparison, features: str) -> str:
-    row = next(r for r in _line(rows, shown.measure, features) if r["labels_n"] == shown.labels_n)
+    wanted = shown.labels_n, repr(shown.labels)
+    row = next(r for r in _line(rows, shown.measure, features) if _amount(r) == wanted)
     return f"{_short(row['value'])} [{_short(row['low'])}, {_short(row['high'])}]"
 
 
@@ -151,6 +156,11 @@ def _short(value: float) -> str:
 
 def _counts(numbers: list[int]) -> str:
     return f"{', '.join(str(n) for n in dict.fromkeys(numbers))} labels"  # shares may have come to the same number
+
+
+def _amount(row: Row) -> tuple[int, str]:
+    """Which of the label budgets a row is of."""
+    return row["labels_n"], repr(row.get("labels"))
 
 
 def _line(rows: Sequence[Row], measure: str, features: str) -> list[Row]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from selftaught.ema import EMA, cosine
@@ -147,14 +146,8 @@ def initialise(head: nn.Module) -> None:
 
 
 def taught_by(*parts: nn.Module, momentum: float) -> EMA:
-    """A teacher of copies of the student's parts, which drops nothing at random."""
-    teacher = EMA(nn.ModuleList(parts), momentum, runs=True)
-    for part in teacher.modules():
-        if isinstance(part, DropPath):
-            part.drop_prob = 0.0
-        elif isinstance(part, nn.Dropout):
-            part.p = 0.0
-    return teacher
+    """A teacher of copies of the student's parts."""
+    return EMA(nn.ModuleList(parts), momentum, runs=True)
 
 
 def follow(teacher: EMA, *parts: nn.Module, decay: float) -> None:

@@ -2,6 +2,6 @@
 
 from selftaught.reporting.atlas import Atlas, make_atlas
 from selftaught.reporting.page import write_report
-from selftaught.reporting.terminal import ranking_table, results_table
+from selftaught.reporting.terminal import ranking_table, results_table, show
 
-__all__ = ["Atlas", "make_atlas", "ranking_table", "results_table", "write_report"]
+__all__ = ["Atlas", "make_atlas", "ranking_table", "results_table", "show", "write_report"]

@@ -97,10 +97,12 @@ def make_atlas(
     labels: Int[np.ndarray, " n"] | None,
     classes: list[str],
     seed: int,
+    of: int | None = None,
 ) -> Atlas:
     """Lay an embedding out on a map and find the nearest neighbours of a few samples.
 
-    Above 1500 samples, 1500 are drawn by the seed and everything is computed on them.
+    Above 1500 samples, 1500 are drawn by the seed and everything is computed on them. of: how many samples these were drawn
+    from; None: they are all.
 
     Raises: UserError on fewer than 2 samples, features that are not finite, or lengths that differ.
     """
@@ -136,7 +138,7 @@ def make_atlas(
         agreement=agreement,
         chance=chance,
         seed=seed,
-        total=total,
+        total=total if of is None else of,
     )
 
 

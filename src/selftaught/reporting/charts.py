@@ -44,7 +44,9 @@ def text_width(text: str, size: float) -> float:
 
 
 def shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """The text, or its beginning and its end: names of runs often differ in their ends."""
+    end = length // 2
+    return text if len(text) <= length else f"{text[: length - 1 - end]}…{text[-end:]}"
 
 
 def _path(x: Sequence[float], y: Sequence[float]) -> str:

@@ -18,8 +18,8 @@ from selftaught.reporting.scales import minus
 COMMANDS = {
     "evaluation.json": "selftaught evaluate {run} {labelled}",
     "atlas.json": "selftaught evaluate {run} {labelled}",
-    "log.jsonl": "selftaught pretrain {data} --recipe {recipe}",
-    "recipe.json": "selftaught pretrain {data} --recipe {recipe}",
+    "log.jsonl": "selftaught pretrain {data} {how}",
+    "recipe.json": "selftaught pretrain {data} {how}",
 }
 _CONTENTS = {
     "evaluation.json": "No evaluation",
@@ -72,11 +72,16 @@ def command(files: RunFiles, name: str) -> str:
     """The command that makes a file of the run folder; DATA where the folder does not know the data's place."""
     places = {
         "run": str(files.run),
-        "recipe": f"{files.run}/recipe.json",
         "data": words(files.recipe.get("data") or "DATA"),
         "labelled": words(files.evaluation.get("data") or "DATA"),
     }
-    made = COMMANDS[name].format(**{key: shlex.quote(place) for key, place in places.items()})
+    # Of a bundle without its run nothing is known but where a run could be.
+    how = (
+        f"--recipe {shlex.quote(f'{files.run}/recipe.json')}"
+        if files.recipe
+        else f"--out {shlex.quote(str(files.run))}"
+    )
+    made = COMMANDS[name].format(how=how, **{key: shlex.quote(place) for key, place in places.items()})
     asked = files.evaluation.get("asked")
     more = asked if name in ("evaluation.json", "atlas.json") and isinstance(asked, list) else []
     return " ".join([made, *(shlex.quote(words(word)) for word in more)])
@@ -128,7 +133,10 @@ def _run_facts(files: RunFiles) -> Iterator[tuple[str, str, str]]:
     count = results.number(files.data.get("train", files.data.get("count")))
     if count is not None:
         held_out = results.number(files.data.get("held_out"))
-        yield "Training samples", f"{count:,.0f}", f"{held_out:,.0f} held out" if held_out else ""
+        if files.data.get("kind") == "event":  # the protocol divides their events, not users
+            yield "Users", f"{count:,.0f}", ""
+        else:
+            yield "Training samples", f"{count:,.0f}", f"{held_out:,.0f} held out" if held_out else ""
     seconds = results.number(files.summary.get("seconds"))
     if seconds is not None:
         rate = results.number(files.summary.get("samples_per_second"))

@@ -166,7 +166,9 @@ def _results_section(files: RunFiles, table: list[Line]) -> str:
     names = results.features(table)
     css = css_classes(names)
     heads = "".join(
-        f'<th scope="col" class="{css[n]}"><i></i>{escape(shorten(results.feature_name(n), 18))}</th>' for n in names
+        f'<th scope="col" class="{css[n]}" title="{escape(results.feature_name(n))}"><i></i>'
+        f"{escape(shorten(results.feature_name(n), 18))}</th>"
+        for n in names
     )
     rows, group = [], ("", "")
     for line in table:
@@ -260,13 +262,15 @@ def _gain(line: Line) -> str:
     percent = results.is_share(line.metric)
     amount = minus(f"{100 * value:+.1f} points" if percent else f"{value:+.3f}")
     remark = f"{results.feature_name(baseline)}; {'intervals apart' if apart else 'intervals overlap'}"
-    figure = f"<span>{amount}</span><small>{remark}</small>"
+    figure = f"<span>{amount}</span><small>{escape(remark)}</small>"
     return f'<td data-label="over baseline">{figure}</td>'
 
 
 def _pictures_sections(files: RunFiles) -> tuple[str, str]:
     """(the map and the gallery, the CSS they need)."""
     atlas = files.atlas
+    if atlas is None and files.recipe.get("kind", "image") != "image":  # of others there are no maps
+        return "", ""
     if atlas is None:
         return section("Map of the embedding", "", missing(files, "atlas.json")), ""
     drawn = (

@@ -5,11 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from selftaught.reporting import results
+
+
+def show(found: RenderableType) -> None:
+    """Print a table, or a group of them with words, with no cell cut: a table that needs more room than there is gets it."""
+    console = Console()
+    room = console.options.update(max_width=100_000)
+    for part in found.renderables if isinstance(found, Group) else (found,):
+        needed = Measurement.get(console, room, part).maximum if isinstance(part, Table) else 0
+        Console(width=max(console.width, needed)).print(part)
 
 
 def results_table(evaluation: dict[str, Any]) -> RenderableType:

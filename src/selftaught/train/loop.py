@@ -96,7 +96,7 @@ class Trainer:
         self.config, self.ranks = config, ranks
         self.device = torch.device(config.device, ranks.local) if config.device == "cuda" else torch.device("cpu")
         self.task: Any = cast(Any, task)
-        self.task.to(self.device)
+        self.task.train().to(self.device)  # a loaded encoder comes in evaluation mode
         self.sharded = config.strategy == "fsdp" and ranks.world > 1
         if not self.sharded:  # FSDP2 takes parameters in their plain order only
             self.task.to(memory_format=torch.channels_last)  # convolutions then run a third faster

@@ -15,7 +15,7 @@ from selftaught.errors import UserError
 
 # Threads that load, by device: a card takes gigabytes a second; beside training on a CPU there are no cores to spare.
 LOADERS = {"cpu": 1, "cuda": 4}
-_ORDER = 1  # what the permutation's key is for, so that it shares no bits with augmentation
+_ORDER = 1  # what the permutation's key is for; it shares bits with augmentation at step 1 alone
 
 
 class Order:

@@ -15,7 +15,7 @@ from selftaught.errors import UserError, say
 from selftaught.evaluation import efficiency, features
 from selftaught.evaluation.efficiency import Row
 from selftaught.evaluation.verdict import verdict
-from selftaught.reporting import make_atlas, results_table, write_report
+from selftaught.reporting import make_atlas, results_table, show, write_report
 from selftaught.settings import digest, load_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.kinds import kind_called
@@ -25,6 +25,7 @@ from selftaught.workflow.prepare import label_budget, open_source, pick_device, 
 _ATLAS = 1500
 _LEAST_TEST = 20
 _LEAST_TAUGHT = 5  # samples of each class: fewer are copies by chance rather than the part that pretraining saw
+OWN = {"pretrained", "random_init", "raw"}  # what is measured beside encoders that are named
 UNKNOWN = "unknown"  # how many of the samples pretraining saw, where nothing says what it saw
 
 
@@ -46,7 +47,12 @@ class Asked:
         words: list[str] = []
         defaults = {field.name: field.default for field in fields(self)}
         for option in only or ("train", "labels", "against", "draws", "seed"):
-            if (value := getattr(self, option)) != defaults[option]:
+            value = getattr(self, option)
+            if option == "train" and value is not None and not isinstance(value, str | Path):
+                words += ["--train", "TRAIN"]  # an array, say, which no command line can name
+            elif option == "train" and value is None:
+                continue
+            elif value != defaults[option]:
                 many = value if isinstance(value, tuple) else (value,)
                 words += [f"--{option}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in many)]
         return words
@@ -54,6 +60,8 @@ class Asked:
     def __post_init__(self) -> None:
         for amount in self.labels:
             label_budget(amount)
+        for name in set(self.against) & OWN:
+            raise UserError(f"--against {name} would have the name of a row that is there anyway; write ./{name}")
         positive(draws=self.draws)
 
 
@@ -160,6 +168,13 @@ def others_saw(against: tuple[str, ...], quiet: bool) -> np.ndarray:
     return np.unique(np.concatenate(found))
 
 
+def read_size(loaded: bundle.Bundle, against: tuple[str, ...]) -> int:
+    """The largest size that an encoder to be measured reads; what is stored for a smaller one would be stretched for it. Those
+    of a hub are made for the size of the first."""
+    bundles = [bundle.load(Path(name)) for name in against if not name.startswith(("timm:", "hf:"))]
+    return max(one.encoder.config.size for one in (loaded, *bundles))
+
+
 def off_the_shelf(name: str, size: int, channels: int) -> tuple[Any, Any]:
     """An encoder to compare with, by hub name or bundle, and its preprocessing."""
     if name.startswith(("timm:", "hf:")) and not channels:
@@ -263,7 +278,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: Source, asked:
     predicted = likelihood(run, loaded, source, seen, seed, where, quiet)
     result: dict[str, Any] = {
         "protocol": {} if len(seen) else {"seen_by_pretraining": UNKNOWN},
-        "data": str(data) if isinstance(data, str | Path) else type(data).__name__,
+        "data": str(data) if isinstance(data, str | Path) else "DATA",
         "data_hash": source.fingerprint,
         "asked": asked.said(),
         "recipe_hash": loaded.info.get("recipe_hash"),
@@ -273,7 +288,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: Source, asked:
     parts = pretrained = None
     if predicted is None or (source.labels is not None and (source.labels >= 0).any()):
         others = others_saw(asked.against, quiet)
-        parts = split(data, asked.train, seen, loaded.encoder.config.size, quiet, source, others)
+        parts = split(data, asked.train, seen, read_size(loaded, asked.against), quiet, source, others)
         matrices = feature_sets(loaded, parts, asked.against, where, quiet)
         parts, matrices = readable(parts, matrices)
         pretrained = matrices["pretrained"][1]
@@ -351,9 +366,7 @@ def _keep(run: Path, result: dict[str, Any], parts: Split | None, found: Tensor 
         _map(folder, parts, found, seed)
     page = write_report(folder)
     if not quiet:
-        from rich.console import Console
-
-        Console().print(results_table(result))
+        show(results_table(result))
         say(f"report: {page}")
 
 
@@ -365,6 +378,7 @@ def _map(folder: Path, parts: Split, found: Tensor, seed: int) -> None:
     thumbs = kind_called(parts.test.kind).thumbnails(parts.test, chosen)
     if thumbs is not None:
         names = [parts.test.names[int(i)] for i in chosen]
-        atlas = make_atlas(found[torch.from_numpy(some)].numpy(), thumbs, names, labels, parts.test.classes, seed)
+        features, total = found[torch.from_numpy(some)].numpy(), len(parts.test_index)
+        atlas = make_atlas(features, thumbs, names, labels, parts.test.classes, seed, total)
         with disk.filling(folder):
             atlas.save(folder)

@@ -23,8 +23,8 @@ def export(run: Path, out: Path) -> Path:
     if out.exists():
         raise UserError(f"'{out}' exists; name another folder with --out, or remove it")
     head = bundle.masked_head(run, loaded)
-    with disk.filling(out):
-        _transformers(loaded, head, out)
+    with disk.appearing(out) as folder:
+        _transformers(loaded, head, folder)
     return out
 
 
@@ -63,9 +63,12 @@ def _transformers(loaded: bundle.Bundle, head: Any, out: Path) -> None:
         special_tokens=[(names["cls"], tokenizer.first), (names["sep"], tokenizer.last)],
     )
     backend.post_processor = None if loaded.modality.running else framed
+    # What a pair's second text is known by, where there is such an embedding (transformers leaves it out unless told).
+    segments = ["token_type_ids"] if getattr(config, "type_vocab_size", 0) > 1 else []
     fast = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=loaded.modality.size,
+        model_input_names=["input_ids", *segments, "attention_mask"],
         **{f"{key}_token": name for key, name in names.items()},
     )
     fast.save_pretrained(out)

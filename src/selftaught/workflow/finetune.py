@@ -99,11 +99,9 @@ def finetune(
         result |= _compared(job, found, seed)
     disk.write_json(path / "finetune.json", result)
     if not quiet:
-        from rich.console import Console
+        from selftaught.reporting import results_table, show
 
-        from selftaught.reporting import results_table
-
-        Console().print(results_table(result))
+        show(results_table(result))
     return path
 
 

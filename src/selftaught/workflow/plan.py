@@ -21,6 +21,7 @@ from selftaught.data.asked import cut
 from selftaught.data.cache import show_bytes
 from selftaught.encoders import EncoderConfig, build
 from selftaught.errors import UserError
+from selftaught.memory import Queue
 from selftaught.modality.base import Modality
 from selftaught.pretext import Pretext, find
 from selftaught.recipe import Recipe
@@ -276,7 +277,7 @@ def _budget(
     chosen = _changes(request).get("train", {})
     recipe = dataclasses.replace(recipe, train=from_json(TrainConfig, {**to_json(fixed), **chosen}, "train"))
     task = build_task(recipe, modality)  # refused before the run begins
-    _check_loop(task, recipe.train, tell)
+    _check_loop(task, recipe.train, len(train), tell)
     parameters = sum(p.numel() for p in task.encoder.parameters())
     unit = kind_called(recipe.kind).unit
     plan = (
@@ -289,8 +290,14 @@ def _budget(
     return recipe
 
 
-def _check_loop(task: Pretext, loop: TrainConfig, tell: Callable[[str], None]) -> None:
-    """Say, or refuse, what the loop's settings would do to this task."""
+def _check_loop(task: Pretext, loop: TrainConfig, samples: int, tell: Callable[[str], None]) -> None:
+    """Say, or refuse, what the loop's settings and the number of samples would do to this task."""
+    queue = getattr(task, "queue", None)
+    if isinstance(queue, Queue) and 2 * len(queue.rows) > samples:
+        tell(
+            f"pretext.queue {len(queue.rows)} is more than half of the {samples} samples that teach, so a sample often meets "
+            f"itself of an epoch ago in it; --set pretext.queue={max(loop.batch, samples // 10)} holds others alone"
+        )
     if loop.accumulate > 1 and not task.splits_batch:
         tell(
             f"train.accumulate {loop.accumulate}: the loss of {task.name} is that of {loop.batch // loop.accumulate} samples "

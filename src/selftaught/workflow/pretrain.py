@@ -64,7 +64,13 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     if complete:
         tell(f"run '{path}' is complete; nothing to do. Another --out or --seed starts a new one")
         return path
-    split = kind_called(source.kind).split(source, request.holdout if recipe is None else recipe.holdout)
+    share = request.holdout if recipe is None else recipe.holdout
+    split = kind_called(source.kind).split(source, share)
+    if len(split[1]) < 2:
+        raise UserError(
+            f"--holdout {share:g} holds {len(split[1])} of these {len(source)} samples out, and health is measured on 2 at "
+            f"least; use --holdout {min(0.5, max(2 * share, 4 / len(source))):.2g}, or more data"
+        )
     if recipe is None:
         resolved = resolve(request, source, split, device, ranks, tell, quiet)
         if other is not None:

@@ -21,7 +21,7 @@ from selftaught.evaluation import recommenders
 from selftaught.evaluation.ranking import Ranking, difference
 from selftaught.evaluation.similarity import interval
 from selftaught.modality.event import EventModality, Graph
-from selftaught.reporting import ranking_table, write_report
+from selftaught.reporting import ranking_table, show, write_report
 from selftaught.settings import from_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.evaluate import Asked, home
@@ -245,8 +245,6 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, source: EventSource, a
     disk.write_json(home(run) / "ranking.json", result)
     page = write_report(home(run))
     if not quiet:
-        from rich.console import Console
-
-        Console().print(ranking_table(result))
+        show(ranking_table(result))
         say(f"report: {page}")
     return result

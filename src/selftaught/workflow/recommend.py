@@ -119,6 +119,7 @@ def recommend(run: Path, data: Any, wanted: Wanted, out: Path | None, device: st
     """Rows (user, rank, item, score, because) for each user that was asked for; written to `out` where it is named."""
     if out is not None:
         check_out(out)
+    _check_asked(data, wanted)
     model = Recommender(run, device)
     if wanted.like is not None:
         rows = [_row("", r, i, v, model) for r, (i, v) in enumerate(zip(*model.like(wanted.like, wanted.k)), 1)]
@@ -134,6 +135,16 @@ def recommend(run: Path, data: Any, wanted: Wanted, out: Path | None, device: st
     if out is not None:
         write_columns(out, {name: [row[name] for row in rows] for name in rows[0]} if rows else {})
     return rows
+
+
+def _check_asked(data: Any, wanted: Wanted) -> None:
+    """UserError for what the answer would not depend on."""
+    asked = f"--like {wanted.like}" if wanted.like is not None else "--items" if wanted.items else None
+    idle = [("a log", asked and data is not None)]
+    idle += [("--seen", wanted.like and wanted.seen), ("--because", wanted.like and wanted.because)]
+    for what, given in idle:
+        if given:
+            raise UserError(f"{what} changes nothing about {asked}; leave one of the two out")
 
 
 def _of_users(model: Recommender, source: Any, wanted: Wanted, quiet: bool) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from selftaught import bundle, disk
 from selftaught.data.text_pairs import PairSource
 from selftaught.errors import UserError, say
 from selftaught.evaluation import similarity
-from selftaught.reporting import results_table, write_report
+from selftaught.reporting import results_table, show, write_report
 from selftaught.workflow.evaluate import UNKNOWN, Asked, Split, feature_sets, home, seen_hashes
 from selftaught.workflow.prepare import pick_device
 
@@ -55,9 +55,7 @@ def evaluate(run: Path, loaded: bundle.Bundle, data: Any, pairs: PairSource, ask
     disk.write_json(home(run) / f"{what}.json", result)
     page = write_report(home(run))
     if not quiet:
-        from rich.console import Console
-
-        Console().print(results_table(result))
+        show(results_table(result))
         say(f"report: {page}")
     return result
 

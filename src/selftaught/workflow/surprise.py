@@ -163,7 +163,7 @@ def _events(
         row: dict[str, Any] = {"user": source.names[int(owner[i])], "event": int(nth[i])}
         if source.time is not None:
             time = float(source.time[at[i]])
-            row["time"] = str(np.datetime64(int(time), "s")) if dated else f"{time:g}"
+            row["time"] = str(np.datetime64(int(time), "s")) if dated else repr(time).removesuffix(".0")
         row |= {"item": source.items[int(source.item[at[i]])], "surprise": float(value[i])}
         rows.append(row | {"likeliest": model.modality.items[int(likeliest[i])]})
     return rows

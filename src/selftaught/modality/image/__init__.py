@@ -134,7 +134,12 @@ class ImageModality(Modality):
         return torch.cat(list(views))
 
     def inputs(self, samples: UInt8[Tensor, "b c h w"]) -> dict[str, Tensor]:
-        """A batch's inputs from pictures of one size."""
+        """A batch's inputs from pictures of one size. Raises UserError for other numbers than uint8."""
+        if samples.dtype != torch.uint8 or samples.ndim != 4:
+            raise UserError(
+                f"pictures are {str(samples.dtype).removeprefix('torch.')} {list(samples.shape)}, and uint8 [B, C, H, W] "
+                "of 0 to 255 is read; of values in [0, 1] give (255 * x).round().to(torch.uint8)"
+            )
         size = torch.tensor(samples.shape[2:]).expand(len(samples), 2)
         return {"pixels": samples, "size": size}
 

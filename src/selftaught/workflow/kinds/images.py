@@ -20,6 +20,7 @@ from selftaught.workflow.kinds.base import Audited, Kind, Reading, Training, cou
 
 _STATISTICS_SAMPLES = 2048
 _TILE, _GAP = 96, 2  # px: a smaller picture of a grid is drawn larger; what lies between two
+_LARGEST = 224
 
 
 class Images(Kind):
@@ -96,7 +97,7 @@ class Images(Kind):
         left, centre, right = found.width
         lines = [
             ("pictures", f"{found.samples} with {found.channels} channel{'s' * (found.channels > 1)}"),
-            ("size", f"{low}-{high} px high (median {middle}), {left}-{right} px wide (median {centre})"),
+            ("size", f"{low}-{high} px high (median {middle}), {left}-{right} px wide (median {centre}), as prepared"),
             ("classes", counted(found.classes, found.unlabelled, self.noun)),
             ("left out", f"{found.skipped_count}" + "".join(f"\n{n}: {r}" for n, r in found.skipped[:10])),
             ("duplicates", f"{found.exact_extra} exact copies, {found.near_count} pictures with a near duplicate"),
@@ -109,8 +110,8 @@ class Images(Kind):
         sizes = source.sizes
         return {
             "channels": source.channels,
-            "smallest": sizes.min(axis=0).tolist(),
-            "largest": sizes.max(axis=0).tolist(),
+            "smallest_as_prepared": sizes.min(axis=0).tolist(),
+            "largest_as_prepared": sizes.max(axis=0).tolist(),
         }
 
     def thumbnails(self, source: ImageSource, index: np.ndarray, side: int = 32) -> np.ndarray:
@@ -130,6 +131,8 @@ class Images(Kind):
             columns[-1][:, :, : seen.read.shape[2], : seen.read.shape[3]] = seen.read[:rows]
         planes = 3 if modality.channels >= 3 else 1
         views, mean, std = torch.stack(columns, 1)[:, :, :planes], mean[:planes], std[:planes]
+        if shrink := (side - 1) // _LARGEST:  # a report holds a picture of some megabytes at most
+            views = F.avg_pool2d(views.flatten(0, 1), shrink + 1).unflatten(0, views.shape[:2])
         scale = max(1, _TILE // views.shape[-1])
         large = ((views * std + mean).clamp(0, 1) * 255).round().repeat_interleave(scale, 3).repeat_interleave(scale, 4)
         tiles = F.pad(large, (0, _GAP, 0, _GAP), value=255).to(torch.uint8).permute(2, 0, 3, 1, 4)
