@@ -14,6 +14,7 @@ import selftaught
 from selftaught.batch import Batch, Step
 from selftaught.data import open_data
 from selftaught.downstream.classify import Classify
+from selftaught.errors import RunStopped, UserError
 from selftaught.workflow import finetune as finetuning
 from selftaught.workflow.evaluate import Split
 from selftaught.workflow.jobs import job_called
@@ -53,6 +54,10 @@ def test_finetuning_on_data_that_changed_is_not_taken_for_the_same(tmp_path: Pat
     assert refused.startswith(f"'{out}' holds another run (data_hash: ")
     (data / "arc" / "new.png").unlink()
     request = json.loads((out / "request.json").read_text())
+    before_training = {name: value for name, value in request.items() if name != "encoder_hash"}
+    (out / "request.json").write_text(json.dumps(before_training))
+    said = "is of a version that trained encoders in evaluation mode; use another --out"
+    assert runs.one_line(runs.run(*words, "--out", out), 2) == f"'{out}' {said}"
     old = {name: value for name, value in request.items() if name not in ("data_hash", "test_hash")}
     (out / "request.json").write_text(json.dumps(old))
     said = "is of a version that kept no hash of the data, which may have changed; use another --out"
@@ -99,3 +104,29 @@ def test_a_loaded_encoder_trains_in_training_mode(monkeypatch: pytest.MonkeyPatc
         own, tuned = (load_file(p / "encoder" / "encoder.safetensors") for p in (run, tmp_path / mode))
         moved = any(not torch.equal(own[n], tuned[n]) for n in own if n.endswith("running_mean"))
         assert moved == (mode == "full")
+
+
+def test_a_finetuning_goes_on_as_it_began_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    selftaught.pretrain(runs.pictures(), encoder="resnet10_x0.25", steps=2, batch=16, out=run, quiet=True)
+    options: dict[str, Any] = {"labels": 4, "epochs": 4, "batch": 8, "out": out, "scratch": False, "quiet": True}
+
+    def full(*parts: Any) -> None:
+        raise RunStopped("disk full")
+
+    with monkeypatch.context() as broken:  # after the first checkpoint
+        broken.setattr(finetuning, "fit", lambda trainer, *more: trainer.save(more[2]) or full())
+        with pytest.raises(RunStopped):
+            selftaught.finetune(run, runs.pictures(), **options)
+    with monkeypatch.context() as other:
+        other.setattr(finetuning, "pick_precision", lambda device, encoder: "bf16")
+        with pytest.raises(UserError, match=r"began otherwise \(precision: \"fp32\" -> \"bf16\"\); go on as it began"):
+            selftaught.finetune(run, runs.pictures(), **options)
+    monkeypatch.setattr(finetuning, "pick_precision", lambda device, encoder: "fp32")
+    selftaught.finetune(run, runs.pictures(), **options)
+
+
+@pytest.mark.parametrize(("name", "where"), [("mode", "--mode"), ("classes", "the data")])
+def test_what_an_option_says_is_not_set(name: str, where: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"setting 'task.{name}' is said by {where}; leave it out"):
+        job_called("classify").settings("full", {name: "head"})

@@ -6,6 +6,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from selftaught.errors import UserError
@@ -124,6 +125,11 @@ def test_without_a_test_set_pretraining_has_seen_neither_side_of_what_is_tested(
     protocol = job.parts(alone, loaded, both, None, quiet=True).protocol
     assert protocol["split"] == "a tenth by content hash; what pretraining saw is unknown"
     assert protocol["seen_by_pretraining"] == "unknown"
+    # One sentence that it happened to see does not become all that teaches.
+    np.save(alone / "seen.npy", parts.test.pairs.source.hashes[-1:])  # type: ignore[attr-defined]
+    by_chance = job.parts(alone, loaded, both, None, quiet=True)
+    assert by_chance.protocol["split"] == "a tenth by content hash, neither side seen by pretraining"
+    assert len(by_chance.train_index) > 4 * len(by_chance.test_index)
     few = job.draw(parts, 20, seed=0)
     assert len(few) == 20 == len(set(few.tolist()))
     assert set(few.tolist()) <= set(parts.train_index.tolist())

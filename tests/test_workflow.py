@@ -401,8 +401,8 @@ def test_a_bundle_reads_whole_numbers_alone(simclr: Path) -> None:
 
 
 def test_a_larger_encoder_to_compare_with_reads_larger_pictures(simclr: Path, tmp_path: Path) -> None:
-    data, large = runs.write_pictures(tmp_path / "data", 60, first=9000, side=160), tmp_path / "large"
-    runs.succeed("pretrain", data, *runs.ENCODER, "--size", 128, "--steps", 1, "--batch", 8, "--out", large)
+    data, large = runs.write_pictures(tmp_path / "data", 100, first=9000, side=160), tmp_path / "large"
+    runs.succeed("pretrain", runs.pictures(), *runs.ENCODER, "--size", 128, "--steps", 1, "--batch", 8, "--out", large)
     asked = Asked(against=(str(large),), labels=(1.0,), draws=1, quiet=True)
     sets: list[Any] = []
     with mock.patch.object(evaluation, "readable", lambda parts, found: sets.append((parts, found)) or (parts, found)):

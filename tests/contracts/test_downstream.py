@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from selftaught.batch import Batch
 from selftaught.downstream.classify import Classify
@@ -49,3 +50,38 @@ def test_a_mode(kind: str, mode: str) -> None:
     found = task.predict(batch)
     assert torch.equal(found, task.predict(batch))
     torch.testing.assert_close(found.sum(1), torch.ones(len(found)))
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_what_is_frozen_adds_no_noise(kind: str) -> None:
+    """Dropout and stochastic depth are those of the layers that learn: a head learns from the features it is tested on."""
+    task, batch = classifier(kind, "head")
+    noisy(task.encoder)
+    x = task.modality.plain(batch)
+    expected = task.eval().encoder(x).pooled
+    assert torch.equal(task.train().encoder(x).pooled, expected)
+
+
+def test_the_last_blocks_of_a_vit_learn_in_training_mode() -> None:
+    task, _ = classifier("image", "last1")
+    task.train()
+    blocks = task.encoder.model.blocks
+    assert all(m.training for m in blocks[-1].modules())
+    assert not any(m.training for m in blocks[0].modules())
+
+
+def test_the_last_block_of_igpt_is_one_that_features_come_from() -> None:
+    start, batch = make("igpt"), batch_of("igpt", 8)
+    task = Classify(start.encoder, start.modality, Classify.Config(10, "last1"))
+    task(batch).loss.backward()
+    moved = {
+        task.encoder.layer_of(n) for n, p in task.encoder.named_parameters() if p.grad is not None and p.grad.any()
+    }
+    assert task.encoder.depth - 1 in moved
+    assert moved <= {task.encoder.depth - 1, task.encoder.depth}
+
+
+def noisy(encoder: nn.Module) -> None:
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5

@@ -60,7 +60,8 @@ def freeze(encoder: Encoder, mode: str) -> list[nn.Module]:
     """Freeze what `mode` says: "full" nothing, "head" the encoder, "lastK" all but its last K blocks, "loraR" all but
     corrections of rank R ("lora": 8) that its attention is given.
 
-    Returns the modules that are wholly frozen: they must stay in evaluation mode, or BatchNorm would still move.
+    Returns the modules that are wholly frozen, with the dropout in them: they must stay in evaluation mode, or BatchNorm would
+    still move, and a head learn on noise.
     """
     if mode == "full":
         return []
@@ -76,8 +77,8 @@ def freeze(encoder: Encoder, mode: str) -> list[nn.Module]:
         raise UserError(
             f"mode '{mode}' is unknown; use full, head, lastK or loraR (blocks and rank in figures: last2, lora8)"
         )
-    leaves = [m for m in encoder.modules() if next(m.parameters(recurse=False), None) is not None]
-    return [m for m in leaves if not any(p.requires_grad for p in m.parameters(recurse=False))]
+    wanted = ((module, [p.requires_grad for p in module.parameters()]) for module in encoder.modules())
+    return [module for module, trained in wanted if trained and not any(trained)]
 
 
 def describe(mode: str) -> dict[str, Any]:

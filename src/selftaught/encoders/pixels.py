@@ -105,7 +105,7 @@ class PixelEncoder(Encoder):
                 "of 2 or more, and a width that is a multiple of the heads"
             )
         self.width = self.token_width = given["width"]
-        self.depth = given["layers"] + 1
+        self.depth = given["layers"] // 2 + 1  # features are of the middle
         self.grid = (self.side, self.side)
         for name, usual in (("mean", 0.5), ("std", 0.2)):
             values = torch.tensor(given.get(name) or [usual] * self.channels).view(-1, 1, 1)
@@ -133,7 +133,7 @@ class PixelEncoder(Encoder):
         return Encoded(states, middle.mean(1))
 
     def layer_of(self, name: str) -> int:
-        """0 for the embeddings, i for the i-th block, `depth` for what follows."""
+        """0 for the embeddings, i for the i-th block that features come from, `depth` for what follows."""
         if ".blocks." in f".{name}":
-            return int(name.partition("blocks.")[2].partition(".")[0]) + 1
+            return min(int(name.partition("blocks.")[2].partition(".")[0]) + 1, self.depth)
         return 0 if name.rpartition("model.")[2].startswith(("colours", "start", "positions")) else self.depth

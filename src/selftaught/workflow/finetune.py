@@ -13,7 +13,7 @@ from selftaught.data import Source
 from selftaught.downstream import Downstream, lora
 from selftaught.encoders import EncoderConfig, build
 from selftaught.errors import UserError, say
-from selftaught.settings import from_json, load_json, merged, sections, to_json
+from selftaught.settings import differences, from_json, load_json, merged, sections, to_json
 from selftaught.train import checkpoint, distributed
 from selftaught.train.config import TrainConfig
 from selftaught.train.folder import RunFolder
@@ -72,6 +72,7 @@ def finetune(
     parts = job.parts(run, loaded, data, test, quiet)
     request = {**to_json(budget), "task": task, "data": str(data), "recipe_hash": loaded.info.get("recipe_hash")}
     request |= {"data_hash": parts.train.fingerprint, "test_hash": parts.test.fingerprint}
+    request["encoder_hash"] = disk.file_hash(bundle.find(run) / bundle.WEIGHTS)
     facts = job.facts(parts, settings)
     index = job.draw(parts, budget.labels, seed)
     own = {"optim": {"lr": budget.lr} if budget.lr else {}, "train": {"batch": budget.batch} if budget.batch else {}}
@@ -167,6 +168,10 @@ def _claim(run: RunFolder, request: dict[str, Any]) -> None:
             raise UserError(
                 f"'{run.path}' is of a version that kept no hash of the data, which may have changed; use another --out"
             ) from None
+        if "recipe_hash" in then and "encoder_hash" not in then:
+            raise UserError(
+                f"'{run.path}' is of a version that trained encoders in evaluation mode; use another --out"
+            ) from None
         raise
 
 
@@ -189,6 +194,12 @@ def _fit(
     for line in passed:
         say(f"passed over: {line}")
     if saved is not None:
+        now = to_json(config)
+        was = load_json(run.path / "train.json") if (run.path / "train.json").is_file() else now
+        if (changed := differences(was, now)) and saved.step < config.steps:
+            raise UserError(
+                f"'{run.path}' began otherwise ({'; '.join(changed[:3])}); go on as it began, or use another --out"
+            )
         trainer.restore(saved, run)
     else:
         run.cut_logs({})

@@ -90,7 +90,8 @@ def build_task(recipe: Recipe, modality: Modality) -> Pretext:
     kind = find(recipe.pretext)
     config: Any = from_json(kind.Config, recipe.pretext_config, "pretext")
     encoder = build(recipe.encoder, rng.fold(recipe.train.seed) >> 1)
-    kind_called(recipe.kind).fill(encoder, modality)
+    if not recipe.encoder.bundled:  # one that has learned knows its items already, by words that it learned to read
+        kind_called(recipe.kind).fill(encoder, modality)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold(recipe.train.seed, _HEADS) >> 1)
         task = kind(encoder, modality, config)

@@ -133,8 +133,8 @@ class ImageModality(Modality):
         """Views one after the other."""
         return torch.cat(list(views))
 
-    def inputs(self, samples: UInt8[Tensor, "b c h w"]) -> dict[str, Tensor]:
-        """A batch's inputs from pictures of one size. Raises UserError for other numbers than uint8."""
+    def inputs(self, samples: Tensor) -> dict[str, Tensor]:
+        """A batch's inputs from pictures of one size, uint8 [B, C, H, W]; UserError for anything else."""
         if samples.dtype != torch.uint8 or samples.ndim != 4:
             raise UserError(
                 f"pictures are {str(samples.dtype).removeprefix('torch.')} {list(samples.shape)}, and uint8 [B, C, H, W] "

@@ -12,6 +12,7 @@ from selftaught.bundle import Bundle
 from selftaught.data import Source
 from selftaught.downstream import Downstream
 from selftaught.encoders import Encoder
+from selftaught.errors import UserError
 from selftaught.evaluation.intervals import Interval
 from selftaught.modality.base import Modality
 from selftaught.train.progress import Meter
@@ -87,3 +88,10 @@ class Job(ABC):
         self, task: Any, facts: dict[str, Any], source: Any, device: torch.device, meter: Meter
     ) -> dict[str, list[Any]]:
         """Columns of the file that predict writes."""
+
+
+def not_of_set(given: dict[str, Any], **elsewhere: str) -> None:
+    """UserError for what `--set task.NAME` may not say, because an option or the data says it."""
+    for name, where in elsewhere.items():
+        if name in given:
+            raise UserError(f"setting 'task.{name}' is said by {where}; leave it out")

@@ -21,7 +21,7 @@ from selftaught.modality.base import Modality
 from selftaught.settings import from_json, to_json
 from selftaught.train.progress import Meter
 from selftaught.workflow.evaluate import Split, seen_hashes, split
-from selftaught.workflow.jobs.base import Job
+from selftaught.workflow.jobs.base import Job, not_of_set
 from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.prepare import open_source, same_kind, still_readable
 
@@ -55,6 +55,7 @@ class Classifying(Job):
         return describe(mode)
 
     def settings(self, mode: str, given: dict[str, Any]) -> dict[str, Any]:
+        not_of_set(given, mode="--mode", classes="the data")
         return to_json(from_json(Classify.Config, {"mode": mode, "classes": 0, **given}, "task"))
 
     def facts(self, parts: Split, settings: dict[str, Any]) -> dict[str, Any]:
