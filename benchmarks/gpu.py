@@ -103,10 +103,6 @@ class Plan:
         return torch.device(self.name, 0)
 
 
-def compiled(works: tuple[Work, ...]) -> tuple[Work, ...]:
-    return tuple(replace(work, compiled=True) for work in works)
-
-
 def full_plan() -> Plan:
     works = (
         Work("SimCLR", "ResNet-50", "resnet50", 224, 128),
@@ -114,7 +110,8 @@ def full_plan() -> Plan:
         Work("SimCLR", "ResNet-18", "resnet18", 32, 1024),
         Work("MAE", "ViT-S/16", "vit_small_patch16_224", 224, 512),
     )
-    return Plan("cuda", works, compiled((*works[:2], works[3])), 32768, 8192, warm=5, blocks=3, steps=8, run_steps=400)
+    compiled = tuple(replace(work, compiled=True) for work in works if work.size == 224)
+    return Plan("cuda", works, compiled, 32768, 8192, warm=5, blocks=3, steps=8, run_steps=400)
 
 
 def tiny_plan() -> Plan:

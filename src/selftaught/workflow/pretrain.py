@@ -64,13 +64,7 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     if complete:
         tell(f"run '{path}' is complete; nothing to do. Another --out or --seed starts a new one")
         return path
-    share = request.holdout if recipe is None else recipe.holdout
-    split = kind_called(source.kind).split(source, share)
-    if len(split[1]) < 2:
-        raise UserError(
-            f"--holdout {share:g} holds {len(split[1])} of these {len(source)} samples out, and health is measured on 2 at "
-            f"least; use --holdout {min(0.5, max(2 * share, 4 / len(source))):.2g}, or more data"
-        )
+    split = _split(source, request.holdout if recipe is None else recipe.holdout)
     if recipe is None:
         resolved = resolve(request, source, split, device, ranks, tell, quiet)
         if other is not None:
@@ -152,6 +146,17 @@ def _same_circumstances(recipe: Recipe, source: Source, general: Source | None, 
         raise UserError(
             f"the run began with {recipe.train.world} ranks and there are {ranks.world}; start it as before"
         )
+
+
+def _split(source: Source, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the samples that teach and of those that are held out; UserError where these are too few to measure on."""
+    train, held = kind_called(source.kind).split(source, share)
+    if len(held) < 2:
+        raise UserError(
+            f"--holdout {share:g} holds {len(held)} of these {len(source)} samples out, and health is measured on 2 at "
+            f"least; use --holdout {min(0.5, max(2 * share, 4 / len(source))):.2g}, or more data"
+        )
+    return train, held
 
 
 def _data_facts(source: Source, train: np.ndarray, held: np.ndarray) -> dict[str, Any]:
