@@ -6,7 +6,6 @@ encoder/
     README.md             the model card
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from selftaught import __version__
 from selftaught.batch import Batch
-from selftaught.disk import filling, sync, write_json, write_text
+from selftaught.disk import appearing, write_json, write_text
 from selftaught.encoders import Encoder, EncoderConfig, build
 from selftaught.errors import UserError
 from selftaught.modality.base import Modality
@@ -91,8 +90,6 @@ def save(
 
     extra: further .safetensors files by name, such as a classifier's head. RunStopped on a full disk.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     bare = {name.removeprefix("model."): t.detach().cpu().contiguous() for name, t in tensors.items()}
     config = {
         "selftaught": __version__,
@@ -102,20 +99,12 @@ def save(
         "modality": modality.to_json(),
         **info,
     }
-    try:
-        with filling(folder):
-            temporary.mkdir(parents=True)
-            for name, group in {WEIGHTS: bare, **(extra or {})}.items():
-                save_file(group, temporary / name, metadata={"format": "pt"})
-                sync(temporary / name)
-            write_files(temporary, modality)
-            write_json(temporary / "config.json", config)
-            write_text(temporary / "README.md", _card(config))
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-            sync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with appearing(folder, replace=True) as temporary:
+        for name, group in {WEIGHTS: bare, **(extra or {})}.items():
+            save_file(group, temporary / name, metadata={"format": "pt"})
+        write_files(temporary, modality)
+        write_json(temporary / "config.json", config)
+        write_text(temporary / "README.md", _card(config))
 
 
 def find(path: Path) -> Path:
@@ -130,11 +119,15 @@ def find(path: Path) -> Path:
     raise UserError(f"'{path}' is no run folder and no encoder bundle")
 
 
+def architecture(path: Path) -> EncoderConfig:
+    """What the encoder of a run folder or bundle is, without its weights."""
+    return from_json(EncoderConfig, load_json(find(path) / "config.json").get("encoder"), "encoder")
+
+
 def load(path: Path) -> Bundle:
     """Load the encoder of a run folder or bundle, on the CPU, in evaluation mode."""
-    folder = find(path)
+    folder, encoder_config = find(path), architecture(path)
     config = load_json(folder / "config.json")
-    encoder_config = from_json(EncoderConfig, config.get("encoder"), "encoder")
     # The weights come from the bundle, so neither the hub nor the file they once came from is asked again.
     encoder = build(encoder_config.bare())
     try:

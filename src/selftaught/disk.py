@@ -68,15 +68,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to fill: it takes that name when all is on the disk, and is gone after any error."""
-    temporary = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
+def appearing(folder: Path, replace: bool = False) -> Iterator[Path]:
+    """A folder beside `folder` to fill: it takes that name when all is on the disk, and is gone after any error.
+
+    replace: what has the name by then gives way; else that is an error.
+    """
+    temporary = folder.absolute().with_name(f".{folder.absolute().name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:
         with filling(folder):
             temporary.mkdir(parents=True)
             yield temporary
-            for path in (*(p for p in temporary.rglob("*") if p.is_file()), temporary):
+            for path in (*temporary.rglob("*"), temporary):
                 sync(path)
+            if replace:
+                shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
             sync(temporary.parent)
     finally:

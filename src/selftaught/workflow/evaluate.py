@@ -25,7 +25,6 @@ from selftaught.workflow.prepare import label_budget, open_source, pick_device, 
 _ATLAS = 1500
 _LEAST_TEST = 20
 _LEAST_TAUGHT = 5  # samples of each class: fewer are copies by chance rather than the part that pretraining saw
-OWN = {"pretrained", "random_init", "raw"}  # what is measured beside encoders that are named
 UNKNOWN = "unknown"  # how many of the samples pretraining saw, where nothing says what it saw
 
 
@@ -60,7 +59,7 @@ class Asked:
     def __post_init__(self) -> None:
         for amount in self.labels:
             label_budget(amount)
-        for name in set(self.against) & OWN:
+        for name in {"pretrained", *efficiency.BASELINES}.intersection(self.against):
             raise UserError(f"--against {name} would have the name of a row that is there anyway; write ./{name}")
         positive(draws=self.draws)
 
@@ -171,8 +170,8 @@ def others_saw(against: tuple[str, ...], quiet: bool) -> np.ndarray:
 def read_size(loaded: bundle.Bundle, against: tuple[str, ...]) -> int:
     """The largest size that an encoder to be measured reads; what is stored for a smaller one would be stretched for it. Those
     of a hub are made for the size of the first."""
-    bundles = [bundle.load(Path(name)) for name in against if not name.startswith(("timm:", "hf:"))]
-    return max(one.encoder.config.size for one in (loaded, *bundles))
+    bundles = [bundle.architecture(Path(name)) for name in against if not name.startswith(("timm:", "hf:"))]
+    return max(config.size for config in (loaded.encoder.config, *bundles))
 
 
 def off_the_shelf(name: str, size: int, channels: int) -> tuple[Any, Any]:

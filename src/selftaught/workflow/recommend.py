@@ -40,6 +40,14 @@ class Wanted:
         given = [name for name in ("user", "items", "like") if getattr(self, name)]
         if len(given) > 1:
             raise UserError(f"--{given[0]} and --{given[1]} are both given; ask for one at a time")
+        for name in ("seen", "because"):
+            if self.like is not None and getattr(self, name):
+                raise _idle(f"--{name}", f"--like {self.like}")
+
+
+def _idle(what: str, asked: str) -> UserError:
+    """The error for what the answer would not depend on."""
+    return UserError(f"{what} changes nothing about {asked}; leave one of the two out")
 
 
 class Recommender:
@@ -119,7 +127,8 @@ def recommend(run: Path, data: Any, wanted: Wanted, out: Path | None, device: st
     """Rows (user, rank, item, score, because) for each user that was asked for; written to `out` where it is named."""
     if out is not None:
         check_out(out)
-    _check_asked(data, wanted)
+    if data is not None and (wanted.like is not None or wanted.items):
+        raise _idle("a log", "--items" if wanted.items else f"--like {wanted.like}")
     model = Recommender(run, device)
     if wanted.like is not None:
         rows = [_row("", r, i, v, model) for r, (i, v) in enumerate(zip(*model.like(wanted.like, wanted.k)), 1)]
@@ -135,16 +144,6 @@ def recommend(run: Path, data: Any, wanted: Wanted, out: Path | None, device: st
     if out is not None:
         write_columns(out, {name: [row[name] for row in rows] for name in rows[0]} if rows else {})
     return rows
-
-
-def _check_asked(data: Any, wanted: Wanted) -> None:
-    """UserError for what the answer would not depend on."""
-    asked = f"--like {wanted.like}" if wanted.like is not None else "--items" if wanted.items else None
-    idle = [("a log", asked and data is not None)]
-    idle += [("--seen", wanted.like and wanted.seen), ("--because", wanted.like and wanted.because)]
-    for what, given in idle:
-        if given:
-            raise UserError(f"{what} changes nothing about {asked}; leave one of the two out")
 
 
 def _of_users(model: Recommender, source: Any, wanted: Wanted, quiet: bool) -> list[dict[str, Any]]:
