@@ -13,6 +13,10 @@ import selftaught
 from selftaught.data import open_data
 from selftaught.data.events import EventSource
 from selftaught.modality.event import EventModality
+from selftaught.recipe import Recipe
+from selftaught.settings import from_json
+from selftaught.workflow.general import guard_of
+from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.ranking import Log, same_log
 from tests import runs
 from tests.contracts.conftest import walks
@@ -139,6 +143,34 @@ def test_another_table_of_items_makes_no_other_log(run: Path, log: Path, tmp_pat
     assert [same_log(x, info) for x in (plain, with_table, other)] == [True, True, False]  # type: ignore[arg-type]
     del info["log_hash"]  # a bundle of an older version
     assert [same_log(x, info) for x in (plain, with_table)] == [True, False]  # type: ignore[arg-type]
+
+
+def test_the_guard_of_a_log_leaves_what_is_known_of_the_runs_own(run: Path, log: Path) -> None:
+    """Known failure: after --general the graph, attributes and words were those of the general log."""
+    recipe = from_json(Recipe, json.loads((run / "recipe.json").read_text()))
+    source, modality = open_data(log, cache=False), selftaught.load(run).modality
+    training = kind_called("event").training(source, modality, np.empty(0, np.int64), np.empty(0, np.int64), quiet=True)
+    own = modality.graph, modality.attributes, modality.features
+    others = source.subset(np.arange(0, 600, 3))
+    guard = guard_of(recipe, others, np.empty(0, np.uint64), modality, training)
+    assert (modality.graph, modality.attributes, modality.features) == own
+    assert modality.graph().histories >= len(source) > len(others)
+    assert len(guard.general.source) < len(guard.domain.source)
+
+
+def test_items_keep_the_words_they_were_learned_by(log: Path, tmp_path: Path) -> None:
+    """Known failure: a run that goes on from two_tower read its items by other numbers than its weights had learned."""
+    words = {half: tmp_path / f"{half}.csv" for half in ("first", "second")}
+    for (half, path), kinds in zip(words.items(), (7, 5), strict=True):
+        path.write_text("\n".join(["item,title", *(f"i{i},{half} kind {i % kinds}" for i in range(40)), ""]))
+    more, runs_of = ("--pretext", "two_tower", "--steps", 2, "--batch", 16, "--size", 12), {}
+    for half, path in words.items():
+        runs_of[half] = tmp_path / half
+        going_on = ("--encoder", runs_of["first"]) if half == "second" else ()
+        runs.succeed("pretrain", f"{log}?items={path}", *more, *going_on, "--out", runs_of[half])
+    first, second = (selftaught.load(out).encoder.model.items.features for out in runs_of.values())
+    assert first.any()
+    assert torch.equal(first, second)
 
 
 def test_preview_shows_raw_ids(log: Path) -> None:

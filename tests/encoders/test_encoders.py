@@ -215,6 +215,15 @@ def test_a_vit_reads_a_token_in_the_place_of_hidden_patches() -> None:
     assert not torch.allclose(encoder(x, hide=(some, token)).tokens, encoder(x).tokens)
 
 
+@pytest.mark.parametrize("name", ["maxvit_pico_rw_256", "coatnet_pico_rw_224", "levit_128s"])
+def test_a_network_of_one_size_does_not_say_that_it_reads_others(name: str) -> None:
+    """Known failure: multi-crop was given to them, and ended in a traceback at the first local view."""
+    encoder = build(EncoderConfig(name, 64, 3)).eval()
+    assert "sizes" not in encoder.abilities
+    with pytest.raises((AssertionError, RuntimeError)):
+        encoder(torch.randn(1, 3, 48, 48))
+
+
 @pytest.mark.parametrize("name", ["vit_micro", "resnet10_x0.25", "vit_tiny_patch16_224"])
 def test_sizes_other_than_its_own_are_read(name: str) -> None:
     """A ViT resamples its positions; an encoder built for the other size, given these, says the same."""

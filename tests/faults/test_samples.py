@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from selftaught.errors import RunStopped
 from selftaught.train import checkpoint
 from selftaught.train.config import TrainConfig
 from selftaught.train.distributed import Ranks
-from selftaught.train.loop import NotFinite, Trainer
+from selftaught.train.loop import NotFinite, Trainer, out_of_memory
 
 N = 300
 
@@ -203,6 +204,22 @@ def test_state_is_untouched_by_a_step_that_is_not_finite(bad: str, accumulate: i
     after = state()
     assert len(before) == len(after)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("error", "tells"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_memory_runs_out_in_other_words_too(error: Exception, tells: bool) -> None:
+    told = out_of_memory(error, TrainConfig(4, batch=16), SimpleNamespace(splits_batch=False))
+    assert (told is not None) == tells
+    assert told is None or "--batch 8" in str(told)
 
 
 @pytest.mark.parametrize(
