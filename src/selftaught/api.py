@@ -177,7 +177,7 @@ def finetune(
         epochs: Budget in passes over the labelled samples.
         batch: Samples a step.
         lr: Peak learning rate.
-        scratch: Train from random initialisation as well, for comparison.
+        scratch: Train from random initialisation as well, for comparison; --no-scratch leaves it out.
         out: Folder of the model; default RUN/finetune-MODE-LABELS (or translate-...).
         seed: Key of all randomness.
         device: auto, cpu or cuda.
