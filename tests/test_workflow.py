@@ -317,12 +317,19 @@ def test_python_gives_what_the_command_line_gives(
     assert {row["name"] for row in selftaught.tasks()} >= {"simclr", "mae", "rotation"}
 
 
-def test_tasks_cost_what_their_arithmetic_says() -> None:
-    cost = {row["name"]: row["cost"] for row in selftaught.tasks(cost=True)}
+def test_tasks_say_what_they_need_and_cost() -> None:
+    rows = selftaught.tasks(cost=True)
+    cost = {row["name"]: row["cost"] for row in rows}
     assert cost["simclr"] == "2.0"  # two views, and a small head
     assert cost["rotation"] == "4.0"  # each picture four times
     assert 0.25 < float(cost["mae"]) < 1  # a quarter of the patches, and a small decoder
-    assert cost["s3rec"] == "–"  # items without attributes
+    assert all(float(each) > 0 for each in cost.values())
+    needs = {row["name"]: row["needs"] for row in rows}
+    assert (needs["ibot"], needs["two_tower"], needs["tsdae"]) == (
+        "a vit_* encoder",
+        "a tower_* encoder",
+        "a bert_* encoder",
+    ), "of two abilities the rarer one"
 
 
 def test_public_functions_keep_their_names_after_use() -> None:

@@ -11,21 +11,27 @@ from selftaught.encoders import Encoder
 from selftaught.errors import UserError, unknown
 from selftaught.modality.base import Modality
 
+# An encoder for each ability; one that stands before another has that one's ability too, where a task needs both.
 ABLE = {
     "keep": "a vit_* encoder, such as vit_micro",
     "hide": "a vit_* encoder, such as vit_micro",
     "sizes": "a resnet* or vit_* encoder, such as resnet10_x0.5",
     "causal_pixels": "an igpt_* encoder, such as igpt_nano",
-    "bidirectional": "a bert_* or modernbert_* encoder, such as bert_mini",
-    "masked_head": "a bert_* or modernbert_* encoder, such as bert_mini",
     "decoder": "a bert_* encoder, such as bert_mini",
     "generator": "a bert_* encoder, such as bert_mini",
+    "bidirectional": "a bert_* or modernbert_* encoder, such as bert_mini",
+    "masked_head": "a bert_* or modernbert_* encoder, such as bert_mini",
+    "causal": "a gpt2* encoder, such as gpt2_mini",
+    "item_words": "a tower_* encoder, such as tower_small",
     "causal_items": "a sasrec_* encoder, such as sasrec_small",
     "bidirectional_items": "a bert4rec_* encoder, such as bert4rec_small",
     "graph_items": "a lightgcn_* encoder, such as lightgcn_small",
-    "item_words": "a tower_* encoder, such as tower_small",
-    "causal": "a gpt2* encoder, such as gpt2_mini",
 }
+
+
+def able(abilities: frozenset[str]) -> str:
+    """Which encoder has all of these abilities, with an example."""
+    return next((said for ability, said in ABLE.items() if ability in abilities), "another one")
 
 
 class Pretext(nn.Module, ABC):
@@ -69,7 +75,7 @@ class Pretext(nn.Module, ABC):
         if missing := self.needs - encoder.abilities:
             raise UserError(
                 f"pretext '{name}' needs an encoder that can {', '.join(sorted(missing))}; "
-                f"'{encoder.config.name}' cannot; use {ABLE[min(missing)]}"
+                f"'{encoder.config.name}' cannot; use {able(type(self).needs)}"
             )
         if modality.name not in self.kinds:
             raise UserError(f"pretext '{name}' works on {', '.join(sorted(self.kinds))}, not on {modality.name}")

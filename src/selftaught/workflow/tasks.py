@@ -15,9 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from selftaught import rng
 from selftaught.data import Source, open_data
 from selftaught.data.events import EventSource
+from selftaught.data.item_table import ItemFacts
 from selftaught.errors import UserError
 from selftaught.pretext import Pretext, available, find
-from selftaught.pretext.base import ABLE
+from selftaught.pretext.base import able
 from selftaught.train.distributed import Ranks
 from selftaught.workflow.kinds import kind_called
 from selftaught.workflow.plan import Request, build_task, resolve
@@ -32,9 +33,9 @@ def tasks(cost: bool) -> list[dict[str, str]]:
     rows = []
     for name in sorted(available()):
         task = find(name)
-        encoders = sorted({ABLE[need].partition(",")[0] for need in task.needs}) or ["any encoder"]
+        encoder = able(task.needs).partition(",")[0] if task.needs else "any encoder"
         data = ", ".join(sorted(task.kinds))
-        row = {"name": name, "family": task.family, "data": data, "needs": "; ".join(encoders)}
+        row = {"name": name, "family": task.family, "data": data, "needs": encoder}
         if task.supervised:
             row["needs"] += ", and labels of some samples"
         if cost:
@@ -97,4 +98,7 @@ def _samples(kind: str) -> Source:
     items = (u[:, 1:21] * 100).int().numpy()
     item = items[np.arange(20) < lengths[:, None]]
     names = [f"user {i}" for i in range(_SAMPLES)], [f"item {i}" for i in range(100)]
-    return EventSource(*names, np.stack([ends - lengths, ends], 1), item, hashes=np.arange(_SAMPLES, dtype=np.uint64))
+    code = np.arange(100)
+    about = ItemFacts([f"{_WORDS[i % 10]} {_WORDS[i // 10]}" for i in code], code, code % 10, list(_WORDS))
+    bounds, hashes = np.stack([ends - lengths, ends], 1), np.arange(_SAMPLES, dtype=np.uint64)
+    return EventSource(*names, bounds, item, hashes=hashes, about=about)
