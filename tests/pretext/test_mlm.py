@@ -13,6 +13,10 @@ from selftaught.batch import Batch, Tokens
 from selftaught.errors import UserError
 from selftaught.modality.text.mask import Hidden, hide
 from selftaught.pretext.mlm import MLM
+from selftaught.train.config import TrainConfig
+from selftaught.train.distributed import Ranks
+from selftaught.train.loop import Trainer
+from selftaught.train.state import part_tensors
 from tests.contracts.conftest import batch_of, make
 
 
@@ -97,3 +101,21 @@ def test_a_batch_of_texts_without_tokens_has_no_loss_but_is_no_error() -> None:
 def test_bad_settings(settings: dict) -> None:
     with pytest.raises(UserError, match="but must be a share between 0 and 1"):
         make("mlm", **settings)
+
+
+def test_an_averaged_encoder_keeps_an_averaged_head(batch: Batch) -> None:
+    """Known failure: the bundle of a run with train.ema had the averaged encoder with the last step's head."""
+    task = make("mlm")
+    trainer = Trainer(task, TrainConfig(2, batch=len(batch), ema=0.75), Ranks())
+    averaged = [p.detach().clone() for p in (*task.encoder.parameters(), *task.head.parameters())]
+    for _ in range(2):
+        trainer.train_step(batch)
+        for own, new in zip(averaged, (*task.encoder.parameters(), *task.head.parameters()), strict=True):
+            own.lerp_(new.detach(), 0.25)
+    expected = iter(averaged)
+    for part in ("encoder", "head"):
+        kept = part_tensors(task, part, trainer.ema, sharded=False)
+        last = part_tensors(task, part, None, sharded=False)
+        for name, _ in getattr(task, part).named_parameters():
+            torch.testing.assert_close(kept[name], next(expected))
+        assert any(not torch.equal(kept[name], last[name]) for name in kept), part

@@ -14,7 +14,7 @@ class TrainConfig:
 
     steps: optimiser steps of the whole run. batch: samples per step over all ranks. accumulate: micro-batches a step.
     precision: "fp32" or "bf16" (autocast). strategy: how ranks share the model, "ddp" or "fsdp".
-    ema: decay of an averaged copy of the encoder, which then is the result; None for none.
+    ema: decay of an averaged copy of the encoder and of heads that are kept with it, then the result; None for none.
     save_every, keep: steps between checkpoints, how many of the last are kept. health_every: steps between measures.
     tensorboard: write the logs as TensorBoard's event files as well (needs selftaught[log]).
     threads: CPU threads a rank; part of the recipe because sums depend on it to the last bit.

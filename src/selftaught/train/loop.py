@@ -88,7 +88,7 @@ class Stop:
 
 
 class Trainer:
-    """State of a run: task, optimiser, averaged encoder, and the step it is at."""
+    """State of a run: task, optimiser, averaged weights, and the step it is at."""
 
     def __init__(
         self, task: nn.Module, config: TrainConfig, ranks: Ranks, layer_of: Callable[[str], int] | None = None
@@ -100,7 +100,7 @@ class Trainer:
         self.sharded = config.strategy == "fsdp" and ranks.world > 1
         if not self.sharded:  # FSDP2 takes parameters in their plain order only
             self.task.to(memory_format=torch.channels_last)  # convolutions then run a third faster
-        self.ema = EMA(self.task.encoder, config.ema) if config.ema is not None else None
+        self.ema = EMA(state.Served(self.task), config.ema) if config.ema is not None else None
         if config.compile:
             self.task.encoder.compile()
         self.model = distributed.share(self.task, config.strategy, ranks, self.device)
@@ -142,7 +142,7 @@ class Trainer:
         self.step += 1
         self.task.after_step(self.step / config.steps)
         if self.ema is not None:
-            self.ema.update(self.task.encoder)
+            self.ema.update(state.Served(self.task))
         return {**distributed.mean(figures, self.device), "lr": lr}
 
     def _seed(self, seed: int) -> None:

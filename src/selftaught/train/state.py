@@ -103,14 +103,18 @@ def _like(value: Tensor, parameter: nn.Parameter, fused: bool) -> Tensor:
     return value.to(parameter.device) if fused else value.clone()  # fused kernels count their steps on the device
 
 
-def encoder_tensors(task: Any, ema: EMA | None, sharded: bool) -> dict[str, Tensor]:
-    """The state of the encoder that a run ends with: the averaged one where there is one. Every rank must call it."""
-    return _module_state(ema.module, sharded) if ema is not None else part_tensors(task, "encoder", sharded)
+class Served(nn.Module):
+    """What a run's bundle keeps of a task, under the task's names: its encoder, and the heads that fit that encoder."""
+
+    def __init__(self, task: Any) -> None:
+        super().__init__()
+        for part in ("encoder", *getattr(task, "kept", {}).values()):
+            setattr(self, part, getattr(task, part))
 
 
-def part_tensors(task: Any, part: str, sharded: bool) -> dict[str, Tensor]:
-    """The state of one of a task's modules, whole. Every rank must call it."""
+def part_tensors(task: Any, part: str, ema: EMA | None, sharded: bool) -> dict[str, Tensor]:
+    """The state of one of a task's modules, whole: the averaged one where there is one. Every rank must call it."""
+    whole: Any = task if ema is None else ema.module
     if not sharded:
-        return getattr(task, part).state_dict()
-    whole = _module_state(task, sharded)
-    return {name.removeprefix(f"{part}."): t for name, t in whole.items() if name.startswith(f"{part}.")}
+        return getattr(whole, part).state_dict()
+    return {n.removeprefix(f"{part}."): t for n, t in _module_state(whole, True).items() if n.startswith(f"{part}.")}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from selftaught import bundle, disk
 from selftaught.data import Source
@@ -244,11 +245,12 @@ def _finish(
     run: RunFolder,
     pace: dict[str, float | None],
 ) -> None:
-    tensors = state.encoder_tensors(trainer.task, trainer.ema, trainer.sharded)
+    def tensors_of(part: str) -> dict[str, Tensor]:
+        return state.part_tensors(trainer.task, part, trainer.ema, trainer.sharded)
+
+    tensors = tensors_of("encoder")
     kept = {
-        f"{name}.safetensors": {
-            n: t.detach().cpu().contiguous() for n, t in state.part_tensors(trainer.task, part, trainer.sharded).items()
-        }
+        f"{name}.safetensors": {n: t.detach().cpu().contiguous() for n, t in tensors_of(part).items()}
         for name, part in trainer.task.kept.items()
     }
     if not run.writes:
