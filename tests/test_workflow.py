@@ -432,4 +432,6 @@ def test_what_was_asked_with_arrays_is_told_in_words(simclr: Path) -> None:
     for train in ((x, y), x):
         assert Asked(train=train, draws=2).said() == ["--train", "TRAIN", "--draws", "2"]
     assert Asked().said() == []
+    both = Asked(labels=(0.1, 1.0), against=("runs/a", "runs/b")).said()  # as the command line reads them
+    assert both == ["--labels", "0.1", "1", "--against", "runs/a", "--against", "runs/b"]
     assert Asked(train="folder").said() == ["--train", "folder"]

@@ -34,9 +34,9 @@ def pretrain(
     """Learn an encoder from unlabelled data. Typing the same command again resumes.
 
     Args:
-        data: Folder, list of paths, CSV/Parquet, log of events, .npy, .tar, array or Dataset.
+        data: Folder, list of paths, .txt, .jsonl, CSV/TSV/Parquet, log of events, .npy, .npz, .tar; array or Dataset.
         pretext: Task name (selftaught tasks lists them), or FILE.py:CLASS; auto: simclr, of event logs next_item.
-        encoder: Name here or in timm; timm:NAME, hf:REPO; or a run to go on from.
+        encoder: Name here or in timm; timm:NAME, hf:REPO; or a run or Hugging Face folder to go on from.
         weights: Local file of weights to start from.
         general: Held-out other data: warn if what the weights knew is forgotten.
         out: Run folder; default runs/DATA-PRETEXT.
@@ -50,7 +50,7 @@ def pretrain(
         seed: Key of all randomness.
         device: auto, cpu or cuda.
         recipe: Run the recipe.json of another run again.
-        set: More settings, such as pretext.temperature=0.2 or optim.weight_decay=0.1.
+        set: One more setting, such as pretext.temperature=0.2; repeat the option for each.
         quiet: Say nothing while running.
     """
     from selftaught.workflow.plan import Request, described
@@ -96,7 +96,7 @@ def preview(
         holdout: Share of the samples kept out of pretraining.
         seed: Key of all randomness.
         device: auto, cpu or cuda: whose automatic settings to take.
-        set: More settings, such as pretext.mask=0.3.
+        set: One more setting, such as pretext.mask=0.3; repeat the option for each.
         count: Samples to show.
         batches: Steps to count shares over, an epoch at most.
         out: The picture of pictures; default preview.png.
@@ -134,7 +134,7 @@ def evaluate(
             pairs of texts with a score (similarity) or without one (retrieval), or a log of events (ranking).
         train: Labelled data for the probes; default: the rest of DATA.
         labels: Shares of the labels (up to 1, which is all), or labels per class (above 1).
-        against: Off-the-shelf encoders: timm:NAME, hf:REPO or a bundle's folder.
+        against: Off-the-shelf encoder: timm:NAME, hf:REPO or a bundle's folder; repeat the option for each.
         draws: Draws of the labelled samples.
         seed: Key of the draws.
         device: auto, cpu or cuda.
@@ -181,7 +181,7 @@ def finetune(
         out: Folder of the model; default RUN/finetune-MODE-LABELS (or translate-...).
         seed: Key of all randomness.
         device: auto, cpu or cuda.
-        set: More settings, such as optim.layer_decay=0.75 or task.beam=1.
+        set: One more setting, such as optim.layer_decay=0.75; repeat the option for each.
         quiet: Say nothing while running.
     """
     from selftaught.workflow.finetune import Budget
@@ -294,7 +294,7 @@ def recommend(
     Args:
         run: Run folder or encoder bundle of an event log.
         data: The log whose users are served; all their events are read.
-        user: Users to serve; default: all.
+        user: User to serve, repeat the option for each; default: all.
         items: A history, oldest first, in place of a log (repeat the option for each item).
         like: An item whose neighbours are wanted.
         k: Items to recommend to each.
@@ -326,7 +326,7 @@ def surprise(
     Args:
         run: Run folder or encoder bundle of an event log.
         data: The log.
-        user: Users to look at; default: all.
+        user: User to look at, repeat the option for each; default: all.
         k: Rows to show, the most surprising first.
         by_user: Users, by the mean of their events, in place of events.
         out: .csv or .parquet file to write all rows to.
@@ -344,7 +344,7 @@ def inspect(data: Any, *, other: Any = None, cost: bool = True, quiet: bool = Fa
     Args:
         data: The data; pairs of texts too (TABLE or PREFIX?source=en&target=de).
         other: A second set (such as the test set) to search for leakage.
-        cost: Measure what fitting tasks would cost on this machine by a few real steps, for a minute.
+        cost: Measure what fitting tasks would cost on this machine, for a minute; --no-cost leaves it out.
         quiet: Print nothing.
     """
     from selftaught.workflow.inspect import inspect as do

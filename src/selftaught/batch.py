@@ -107,11 +107,13 @@ class Share(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What a task said of some questions. names: of the answers there are. right, said: int64 [n], indices of names."""
+    """What a task said of some questions. names: of the answers there are. right, said: int64 [n], indices of names. guess: how
+    often a guess is right; None: one time of as many as there are answers."""
 
     names: tuple[str, ...]
     right: Tensor
     said: Tensor
+    guess: float | None = None
 
 
 class Shown(NamedTuple):

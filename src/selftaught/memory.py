@@ -30,6 +30,13 @@ class Queue(nn.Module):
         self.rows[at[-size:]] = rows[-size:]
         self.pushed += len(rows)
 
+    def pushed_alone(self) -> Tensor:
+        """As many rows, but only of those that were pushed, each as often as it takes: while random ones are left, which are
+        easily told from what is alike, a loss against `rows` is not that of later. Before the first push it is `rows`."""
+        size = len(self.rows)
+        n = int(self.pushed.clamp(max=size))
+        return self.rows if n in (0, size) else self.rows[torch.arange(size, device=self.rows.device) % n]
+
     @property
     def filled(self) -> Tensor:
         """Which rows were pushed, bool [size]."""

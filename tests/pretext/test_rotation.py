@@ -30,6 +30,11 @@ def test_loss_is_the_published_one(batch: Batch) -> None:
 def test_one_copy_draws_each_orientation_equally(batch: Batch) -> None:
     task = make("rotation", copies=1).eval()
     assert torch.isfinite(task(batch).loss)
+    x, y = task.drawn(batch)
+    plain = task.modality.view(batch, task.view, stream=1)
+    assert set(y.tolist()) == {0, 1, 2, 3}
+    for turned, picture, k in zip(x, plain, y.tolist(), strict=True):
+        assert torch.equal(turned, torch.rot90(picture, k, dims=(1, 2)))
     drawn = torch.cat([(Batch({}, torch.arange(500), 0, s).uniform(2, 1)[:, 0] * 4).long() for s in range(8)])
     counts = torch.bincount(drawn, minlength=4).float()
     assert ((counts - 1000).abs() < 110).all(), counts  # four standard deviations

@@ -10,6 +10,10 @@ from selftaught.errors import UserError
 from selftaught.heads import ProjectionHead
 from selftaught.losses.cosine import mean_cosine
 from selftaught.pretext.simsiam import SimSiam
+from selftaught.train.config import TrainConfig
+from selftaught.train.distributed import Ranks
+from selftaught.train.loop import Trainer
+from selftaught.train.optim import OptimConfig, lr_at
 from tests.contracts.conftest import batch_of, make
 from tests.pretext.watched import VIEW, first_alarm, watched
 
@@ -67,6 +71,22 @@ def test_each_view_is_normalised_by_itself() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(UserError, match="bottleneck"):
         SimSiam.Config(bottleneck=0)
+
+
+def test_the_predictors_rate_does_not_decay() -> None:
+    """Section 4.2: the paper's later figures, and the authors' command, hold it."""
+    task, batch = small(), batch_of("simsiam", 8)
+    optim = OptimConfig(name="sgd", lr=0.1, warmup=0.0)
+    trainer = Trainer(task, TrainConfig(4, batch=8, optim=optim), Ranks())
+    rates = []
+    for _ in range(4):
+        trainer.train_step(batch)
+        of = {id(p): g["lr"] for g in trainer.optimizer.param_groups for p in g["params"]}
+        rates.append([{of[id(p)] for p in part.parameters()} for part in (task.predictor, task.head, task.encoder)])
+    assert [predictor for predictor, _, _ in rates] == [{0.1}] * 4
+    assert [encoder for _, _, encoder in rates] == [{lr_at(s, 4, optim)} for s in range(4)]
+    assert all(head == encoder for _, head, encoder in rates)
+    assert max(rates[3][2]) < 0.02
 
 
 OPTIM = {"name": "sgd", "lr": 0.1, "weight_decay": 5e-3, "min_lr_ratio": 1.0}

@@ -93,4 +93,7 @@ def test_broken_or_malicious_files_leave_the_page_whole(tmp_path: Path, outcome:
     file = io.BytesIO()
     Image.new("L", (4, 4)).save(file, "png")
     (tmp_path / "rebuilt.png").write_bytes(file.getvalue())
-    assert "no PNG" not in write_report(tmp_path).read_text()
+    page = write_report(tmp_path).read_text()  # with the picture its caption is drawn
+    assert "no PNG" not in page
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page or "<script>" not in outcome

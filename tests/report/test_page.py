@@ -77,7 +77,7 @@ def test_sections_come_in_order_with_the_verdict_first(run, atlas):
         "2 h 14 min",
         "rank drop, step 800",
         "lower --lr by half",
-        f"selftaught pretrain data/cifar10/train --recipe {run}/recipe.json",
+        f"selftaught pretrain data/cifar10/train --recipe {run}/recipe.json --out {run}-again",
         f"selftaught evaluate {run} data/cifar10/test",
         "The effective rank fell from 82 to 35",
         "44,990",

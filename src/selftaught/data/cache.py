@@ -16,12 +16,17 @@ _MARGIN = 256 * 2**20  # bytes left free on the disk
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+def usual_root() -> Path:
+    """Where prepared data goes where nobody says another place."""
+    return Path.home() / ".cache" / "selftaught" / "prepared"
+
+
 def cache_root(cache: Path | None) -> Path:
     """Where prepared data goes: `cache`, else $SELFTAUGHT_CACHE, else ~/.cache/selftaught/prepared."""
     if cache is not None:
         return cache
     given = os.environ.get("SELFTAUGHT_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "selftaught" / "prepared"
+    return Path(given) if given else usual_root()
 
 
 def cache_or_none() -> Path | None:

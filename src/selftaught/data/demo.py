@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from selftaught.data.archives import opened
-from selftaught.data.cache import cache_root, discard, writing
+from selftaught.data.cache import cache_or_none, discard, usual_root, writing
 from selftaught.data.demos import DEMOS, Demo, Sample
 from selftaught.data.source import content_hash
 from selftaught.errors import UserError, unknown
@@ -37,7 +37,7 @@ def fetch_demo(name: str, cache: Path | None = None, say: Callable[[str], None] 
     if name not in DEMOS:
         raise unknown("demo data set", name, DEMOS)
     demo = DEMOS[name]
-    root = cache_root(None).parent / "demo" if cache is None else cache
+    root = (cache_or_none() or usual_root()).parent / "demo" if cache is None else cache
     key = f"{name}-{demo.version}"
     if all((root / key / file).is_file() for file in ("LICENSE.txt", *demo.files)):
         say(f"using {root / key}: {demo.about}; {demo.license}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from selftaught.batch import Encoded
 from selftaught.encoders.base import Encoder, EncoderConfig
-from selftaught.errors import UserError
+from selftaught.errors import UserError, unknown
 
 # "small" is the paper's iGPT-S; a CPU bears the others.
 SIZES: dict[str, dict[str, int]] = {
@@ -75,6 +75,21 @@ class PixelGPT(nn.Module):
         return self.norm(x), middle
 
 
+def _check(options: dict[str, Any], channels: int) -> None:
+    """Raise UserError for an option that is none, or of another kind."""
+    counts, colours = ("side", "levels", "width", "layers", "heads"), ("mean", "std")
+    for name, value in options.items():
+        if name not in (*counts, *colours):
+            raise unknown("setting", f"encoder.options.{name}", [f"encoder.options.{n}" for n in (*counts, *colours)])
+        if name in counts:
+            good, constraint = type(value) is int and value >= 1, "a whole number of 1 or more"
+        else:
+            numbers = isinstance(value, list | tuple) and all(isinstance(x, float | int) for x in value)
+            good, constraint = numbers and len(value) == channels, f"{channels} numbers, one a channel"
+        if value is not None and not good:
+            raise UserError(f"setting 'encoder.options.{name}' is {value!r}; it must be {constraint}")
+
+
 class PixelEncoder(Encoder):
     """Reads normalised pictures [B, C, S, S] of any size. Tokens are the states that guess each pixel from those before it;
     pooled is the mean over pixels of the middle layer, whose features the paper finds best (section 4.2).
@@ -88,6 +103,7 @@ class PixelEncoder(Encoder):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        _check(config.options, config.channels)
         given: dict[str, Any] = {**SIZES[config.name], **config.options}
         self.config = config
         self.channels = config.channels

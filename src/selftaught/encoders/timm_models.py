@@ -10,6 +10,7 @@ import torch
 from timm.layers import build_sincos2d_pos_embed, resample_abs_pos_embed
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_hybrid import HybridEmbed
 from torch import Tensor, nn
 
 from selftaught.batch import Encoded
@@ -121,7 +122,19 @@ def _create(config: EncoderConfig) -> nn.Module:
         options["fc_norm"] = False
     from_hub = config.weights is not None and config.weights_file is None
     name = f"hf-hub:{config.weights[3:]}" if config.weights and config.weights.startswith("hf:") else config.name
-    return timm.create_model(name, pretrained=from_hub, **options)
+    try:
+        model = timm.create_model(name, pretrained=from_hub, **options)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        del options["img_size"]  # built for one size without being told which
+        model = timm.create_model(name, pretrained=from_hub, **options)
+    if isinstance(model, VisionTransformer) and model.patch_embed.img_size != (
+        config.size,
+        config.size,
+    ):  # not by its name
+        model = timm.create_model(name, pretrained=from_hub, **options, img_size=config.size)
+    return model
 
 
 def _own_patch(name: str) -> int:
@@ -248,8 +261,11 @@ def build_timm(config: EncoderConfig) -> Encoder:
             if config.weights is None:
                 init_transformer(model)
                 _sincos_positions(model)
-            return ViTEncoder(config, model)
+            if not isinstance(
+                model.patch_embed, HybridEmbed
+            ):  # whose patches are of a convolutional network's features
+                return ViTEncoder(config, model)
         return TimmEncoder(config, model)  # tries it on an empty picture
-    except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
+    except (AttributeError, TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"encoder '{config.name}' cannot be built for {config.size} px: {first}") from error

@@ -4,12 +4,14 @@ import dataclasses
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from selftaught.batch import Answers, Batch, Seen, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.errors import UserError, unknown
 from selftaught.modality.base import Modality
+from selftaught.settings import from_json, to_json
 
 # An encoder for each ability; one that stands before another has that one's ability too, where a task needs both.
 ABLE = {
@@ -51,6 +53,7 @@ class Pretext(nn.Module, ABC):
         kept: modules beside the encoder that its bundle keeps, {name of the file: attribute}.
         splits_batch: whether micro-batches of an accumulated step give the same gradient as the whole batch; not so for
             losses that compare the samples of a batch, or take the mean over what differs in number.
+        steady: parts whose learning rate stays at its peak, by their attribute's name.
         running: whether it takes pieces of running text (`Modality.running`).
         continues: whether it learns how a text goes on, by its encoder's embeddings: what `selftaught generate` asks of it.
     """
@@ -66,6 +69,7 @@ class Pretext(nn.Module, ABC):
     collapses: ClassVar[bool] = True
     kept: ClassVar[dict[str, str]] = {}
     splits_batch: ClassVar[bool] = True
+    steady: ClassVar[frozenset[str]] = frozenset()
     running: ClassVar[bool] = False
     continues: ClassVar[bool] = False
 
@@ -143,4 +147,25 @@ def customised(default: Any, changes: dict[str, Any] | None) -> Any:
     for name in changes:
         if name not in known:
             raise unknown("field of the view", name, known)
-    return dataclasses.replace(default, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+    return from_json(type(default), {**to_json(default), **changes}, "pretext.view")
+
+
+def check_size(encoder: Encoder, side: int | None, setting: str) -> None:
+    """Raise UserError where the encoder does not read square pictures of `side` pixels, which a setting asks for; None and its
+    own size are right."""
+    config = encoder.config
+    if side in (None, config.size):
+        return
+    training = encoder.training
+    try:
+        if side % (encoder.patch or 1):
+            raise ValueError(f"no whole patches of {encoder.patch} px")
+        with torch.no_grad():
+            encoder.eval()(torch.zeros(1, config.channels, side, side))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"setting 'pretext.{setting}' is {side}; encoder '{config.name}' does not read pictures of that side; use a "
+            "larger one, of whole patches, or another encoder"
+        ) from error
+    finally:
+        encoder.train(training)

@@ -79,6 +79,7 @@ class Colorization(Pretext):
     family = "predictive"
     paper = "Zhang et al. 2016, arXiv:1603.08511"
     wants = frozenset({"colour"})
+    collapses = False
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)

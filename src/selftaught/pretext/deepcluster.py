@@ -57,9 +57,9 @@ class DeepCluster(MultiCrop):
         def __post_init__(self) -> None:
             super().__post_init__()
             above_zero(self, "clusters", "samples", "temperature", "iterations")
-            if self.clusters > self.samples:
+            if 2 * self.clusters > self.samples:  # of more, samples that share rows of the bank could leave too few
                 raise UserError(
-                    f"setting 'pretext.clusters' is {self.clusters}; it must be at most pretext.samples, {self.samples}"
+                    f"setting 'pretext.clusters' is {self.clusters}; it must be at most half of pretext.samples, {self.samples}"
                 )
 
     family = "clustering"

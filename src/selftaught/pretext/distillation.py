@@ -42,13 +42,12 @@ class Centre(nn.Module):
 
     def saw(self, scores: Float[Tensor, "n k"]) -> None:
         """Remember a batch's scores for the next `update`; ranks may have different numbers of them."""
-        self._seen.append((scores.sum(0), scores.new_full((), len(scores))))
+        self._seen.append((scores.float().sum(0), self.value.new_full((), len(scores))))
 
     def update(self, momentum: float) -> None:
-        """Move towards the mean of what was seen since the last time."""
-        if not self._seen:
-            return
-        total, n = (summed(torch.stack(x).sum(0)) for x in zip(*self._seen, strict=True))
+        """Move towards the mean of what was seen since the last time. Every rank must call it, also one that saw nothing."""
+        nothing = torch.zeros_like(self.value), self.value.new_zeros(())
+        total, n = (summed(torch.stack(x).sum(0)) for x in zip(nothing, *self._seen, strict=True))
         self._seen.clear()
         self.value.copy_(torch.where(n > 0, self.value.lerp(total / n.clamp_min(1), 1 - momentum), self.value))
 

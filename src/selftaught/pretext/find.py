@@ -46,8 +46,8 @@ def find(name: str) -> type[Pretext]:
 
     Naming a file runs it, as importing any module does. Raises UserError for a name or file that does not exist.
     """
-    path, _, wanted = name.partition(".py")
     if name.endswith(".py") or ".py:" in name:
+        path, _, wanted = (name if ".py:" in name else f"{name}:").rpartition(".py:")
         file = Path(path + ".py")
         if not file.is_file():
             raise UserError(f"pretext file '{file}' does not exist")
@@ -60,7 +60,7 @@ def find(name: str) -> type[Pretext]:
             spec.loader.exec_module(module)
         except Exception as error:
             raise UserError(f"pretext file '{file}' fails on import: {type(error).__name__}: {error}") from error
-        return _task_of(module, wanted.removeprefix(":") or None)
+        return _task_of(module, wanted or None)
     known = available()
     if name not in known:
         raise unknown("pretext", name, known)

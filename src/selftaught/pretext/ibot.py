@@ -27,7 +27,8 @@ class IBOT(Distillation):
     """L = L_view + patch_weight · L_patch (eq. 2, 3): L_view is DINO's, of pooled features; L_patch is the cross-entropy of the
     student's tokens of hidden patches against the teacher's of the same patches of the same view.
 
-    Where the authors read a class token, this reads `pooled`: our encoders have none, and pool the mean of the patches.
+    Where the authors read a class token, this reads `pooled`: our encoders have none, and pool the mean of the patches. The
+    centre of patches is that of hidden ones, as in DINOv2; iBOT's code has that of all.
     """
 
     @dataclass(frozen=True)
@@ -130,23 +131,17 @@ class IBOT(Distillation):
     def scores(self, heads: list[nn.Module], pooled: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [m, K] of pooled features and [n, K] of tokens; a head that both share takes them as one batch."""
         head, prototypes, *own = heads
-        if own and self._alone(tokens):  # alike for both sides it teaches nothing
-            # Ranks that share a gradient wait for that of all weights.
-            idle = sum(p.sum() for part in own for p in part.parameters()) * 0
-            return prototypes(head(pooled)), tokens.new_zeros(1, self.config.prototypes) + idle
         if own:
-            return prototypes(head(pooled)), own[1](own[0](tokens))
+            alone = len(tokens) == 1 and self.training and self.config.norm == "batch"  # which BatchNorm refuses
+            beside = torch.cat([tokens, torch.zeros_like(tokens)]) if alone else tokens
+            return prototypes(head(pooled)), own[1](own[0](beside))[: len(tokens)]
         views, patches = prototypes(head(torch.cat([pooled, tokens]))).split([len(pooled), len(tokens)])
         return views, patches
-
-    def _alone(self, tokens: Tensor) -> bool:
-        """Whether it is the one token that the BatchNorm of a head of their own refuses."""
-        return bool(self.own) and self.training and len(tokens) == 1
 
     def patch_loss(self, scores: Tensor, wanted: Tensor, hidden: Tensor) -> Tensor:
         """Of the student's and the teacher's scores [n, K] of hidden patches: the mean over global views of the mean over a
         view's hidden patches, 0 where it has none."""
-        if self.training and not self._alone(wanted):
+        if self.training:
             self.patch_centre.saw(wanted)
         each = soft_cross_entropy(scores / self.config.temperature, self.targets(wanted, self.patch_centre))
         count = hidden.sum(1)

@@ -67,6 +67,7 @@ class Inpainting(Pretext):
     family = "predictive"
     paper = "Pathak et al. 2016, arXiv:1604.07379"
     wants = frozenset({"patches"})
+    collapses = False
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)

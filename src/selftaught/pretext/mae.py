@@ -46,6 +46,7 @@ class MAE(Pretext):
     family = "masked"
     paper = "He et al. 2022, arXiv:2111.06377"
     needs = frozenset({"keep"})
+    collapses = False
     wants = frozenset({"patches"})
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
@@ -97,5 +98,6 @@ class MAE(Pretext):
         return (*self.show(batch).seen, Seen("predicts", filled))
 
     def chance(self, batch_size: int) -> float | None:
-        """Standardised pixels have unit variance: predicting the mean costs (P - 1) / P, about 1."""
-        return 1.0 if self.config.normalise else None
+        """A patch of P standardised numbers has unit variance: predicting the mean costs (P - 1) / P."""
+        count = self.encoder.patch**2 * self.encoder.config.channels
+        return 1 - 1 / count if self.config.normalise else None

@@ -49,7 +49,8 @@ class MoCo(TwoViews):
     @dataclass(frozen=True)
     class Config(TwoViews.Config):
         """version: 2 or 3, whose hidden, out, layers and norm of the head, and momentum, are taken where none are given. `view`
-        changes that of the version. Version 3 has three layers, as for ViTs; its authors use two with ResNets.
+        changes that of the version. Version 3 has three layers, as for ViTs; with ResNets its authors have two, temperature 1
+        and crops from a fifth of the picture on.
 
         temperature: of both versions. momentum: share of itself that the copy keeps each step; in version 3 at first, rising
         to 1 along half a cosine. queue: keys of earlier batches that version 2 holds.
@@ -90,7 +91,7 @@ class MoCo(TwoViews):
             for name, parameter in encoder.named_parameters():
                 if ".patch_embed." in name:
                     parameter.requires_grad_(False)
-            normed = config.norm != "none"
+            normed = config.norm != "none" and bool(encoder.patch)  # the authors' predictor for ResNets ends without
             hidden = config.hidden or encoder.width
             self.predictor = ProjectionHead(config.out, hidden, config.out, norm=config.norm, last_norm=normed)
         else:
@@ -103,9 +104,12 @@ class MoCo(TwoViews):
 
     def queued(self, batch: Batch) -> Step:
         """Version 2: view 1 is the query, view 2 its key, the queue holds the others (algorithm 1 of version 1)."""
+        if self.config.norm == "batch":
+            refuse_one(batch, self.name)
         one, two = self.drawn(batch)
         query, key = self.head(self.encoder(one).pooled), self.keys(two)
-        loss, accuracy = info_nce(query, key, self.config.temperature, negatives=self.queue.rows)
+        negatives = self.queue.rows if self.training else self.queue.pushed_alone()
+        loss, accuracy = info_nce(query, key, self.config.temperature, negatives=negatives)
         if self.training:
             self.seen.append(normalize(key))
         return Step(loss, {"accuracy": accuracy})

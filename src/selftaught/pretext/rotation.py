@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from selftaught.batch import Answers, Batch, Seen, Share, Shown, Step
 from selftaught.encoders import Encoder
 from selftaught.modality.base import Modality
-from selftaught.pretext.base import Pretext, customised
+from selftaught.pretext.base import Pretext, check_size, customised
 
 _TURNS = tuple(f"turned by {turn} degrees" for turn in (0, 90, 180, 270))
 
@@ -36,10 +36,12 @@ class Rotation(Pretext):
     family = "predictive"
     paper = "Gidaris et al. 2018, arXiv:1803.07728"
     wants = frozenset({"upright"})
+    collapses = False
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config)
         self.view = customised(modality.light_view(), config.view)
+        check_size(encoder, self.view.size, "view.size")
         self.head = nn.Linear(encoder.width, 4)
 
     def drawn(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,7 @@ class SimMIM(Pretext):
     family = "masked"
     paper = "Xie et al. 2022, arXiv:2111.09886"
     needs = frozenset({"hide"})
+    collapses = False
     wants = frozenset({"patches"})
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:

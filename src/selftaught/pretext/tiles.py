@@ -14,7 +14,7 @@ from selftaught.errors import UserError
 from selftaught.heads import Norm, ProjectionHead
 from selftaught.modality.base import Modality
 from selftaught.modality.image.tiles import tile_side
-from selftaught.pretext.base import Pretext, customised
+from selftaught.pretext.base import Pretext, check_size, customised
 from selftaught.pretext.views import above_zero, refuse_one
 
 
@@ -40,6 +40,7 @@ class Tiles(Pretext):
 
     family = "predictive"
     needs = frozenset({"sizes"})
+    collapses = False
     wants = frozenset({"patches", "upright"})
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Any, count: int, classes: int) -> None:
@@ -47,6 +48,7 @@ class Tiles(Pretext):
         self.tile = tile_side(modality.size, encoder.patch, config.tile)
         if config.view and "size" in config.view:
             raise UserError("setting 'pretext.view.size' follows from the tiles'; leave it out, and set pretext.tile")
+        check_size(encoder, self.tile, "tile")
         self.view = customised(replace(self.light_view(), size=self.extent()), config.view)
         self.classes = classes
         self.head = ProjectionHead(

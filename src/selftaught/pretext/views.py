@@ -11,7 +11,7 @@ from selftaught.encoders import Encoder
 from selftaught.errors import UserError
 from selftaught.heads import Norm, ProjectionHead
 from selftaught.modality.base import Modality
-from selftaught.pretext.base import Pretext, customised
+from selftaught.pretext.base import Pretext, check_size, customised
 
 _LOCAL = 61  # stream of randomness of the first local view; 1 and 2 are the global ones'
 
@@ -34,7 +34,10 @@ def zero_or_more(config: Any, *names: str) -> None:
 def refuse_one(batch: Batch, task: str, lacks: str = "variance") -> None:
     """Raise UserError for a batch of one sample, which has no statistics and nobody to compare with."""
     if len(batch) < 2:
-        raise UserError(f"a batch of 1 has no {lacks}, which pretext '{task}' needs; use --batch 2 or more")
+        raise UserError(
+            f"a batch of 1 has no {lacks}, which pretext '{task}' needs; use a --batch that gives each rank and micro-batch 2 or "
+            "more"
+        )
 
 
 def shares(config: Any, *names: str) -> None:
@@ -74,6 +77,8 @@ class TwoViews(Pretext):
         super().__init__(encoder, modality, config)
         pair = modality.paired_views() if self.asymmetric else (modality.contrastive_view(),) * 2
         self.views = [customised(customised(view, self.published_view), config.view) for view in pair]
+        for view in self.views:
+            check_size(encoder, getattr(view, "size", None), "view.size")
         self.head = ProjectionHead(
             encoder.width,
             config.hidden or encoder.width,
@@ -131,6 +136,12 @@ class MultiCrop(TwoViews):
             super().__post_init__()
             above_zero(self, "local_size")
             zero_or_more(self, "local")
+            for name in ("global_scale", "local_scale"):
+                low, high = getattr(self, name)
+                if not 0 < low <= high <= 1:
+                    raise UserError(
+                        f"setting 'pretext.{name}' is {(low, high)}; it must be two shares of the area above 0, in order"
+                    )
 
     needs = frozenset({"sizes"})
 
@@ -146,6 +157,8 @@ class MultiCrop(TwoViews):
         self.views = [replace(v, crop_scale=tuple(config.global_scale)) for v in self.views]
         self.views = [customised(v, config.view) for v in self.views]
         self.local_view = local
+        if config.local:
+            check_size(encoder, side, "local_size")
 
     def drawn(self, batch: Batch) -> list[Any]:
         """Global views first."""

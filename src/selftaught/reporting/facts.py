@@ -77,7 +77,7 @@ def command(files: RunFiles, name: str) -> str:
     }
     # Of a bundle without its run nothing is known but where a run could be.
     how = (
-        f"--recipe {shlex.quote(f'{files.run}/recipe.json')}"
+        f"--recipe {shlex.quote(f'{files.run}/recipe.json')} --out {shlex.quote(f'{files.run}-again')}"
         if files.recipe
         else f"--out {shlex.quote(str(files.run))}"
     )

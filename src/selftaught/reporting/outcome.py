@@ -49,7 +49,9 @@ def _confusions(files: RunFiles) -> str:
         rows.append(f'<tr><th scope="row">{title}</th>{"".join(cells)}</tr>')
     total, right = sum(map(sum, counts)), sum(counts[i][i] for i in range(len(names)))
     table = f'<table class="confusions"><thead><tr><th>right is</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    said = f"{right / max(1, total):.1%} of {total:,} answers are right; a guess would be in {1 / len(names):.1%}."
+    guess = files.outcome.get("guess")  # not in folders of older versions
+    by_chance = guess if isinstance(guess, float) and 0 < guess < 1 else 1 / len(names)
+    said = f"{right / max(1, total):.1%} of {total:,} answers are right; a guess would be in {by_chance:.1%}."
     return f'<div class="scroll">{table}</div><p class="caption">{unbroken(said)} Columns: what the task said.</p>'
 
 

@@ -80,6 +80,8 @@ def restore(task: nn.Module, optimizer: Optimizer, ema: EMA | None, saved: Check
     except (RuntimeError, KeyError) as error:
         raise UserError(f"the checkpoint does not fit this task: {str(error).splitlines()[0]}") from error
     groups = saved.meta["groups"]
+    if len(groups) != len(optimizer.param_groups):
+        raise UserError("the checkpoint does not fit this task: its weights are in other groups, of another version")
     if sharded:
         whole = {"state": by_name, "param_groups": groups}
         set_optimizer_state_dict(task, optimizer, whole, options=_SOME)

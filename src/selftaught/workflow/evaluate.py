@@ -52,8 +52,12 @@ class Asked:
             elif option == "train" and value is None:
                 continue
             elif value != defaults[option]:
-                many = value if isinstance(value, tuple) else (value,)
-                words += [f"--{option}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in many)]
+                many = [
+                    f"{v:g}" if isinstance(v, float) else str(v)
+                    for v in (value if isinstance(value, tuple) else (value,))
+                ]
+                # Amounts follow one another; of encoders each has the option before it.
+                words += [f"--{option}", *many] if option == "labels" else [w for v in many for w in (f"--{option}", v)]
         return words
 
     def __post_init__(self) -> None:

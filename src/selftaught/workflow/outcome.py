@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from selftaught import disk, rng
-from selftaught.batch import Batch, Shown
+from selftaught.batch import Answers, Batch, Shown
 from selftaught.reporting.atlas import picture
 from selftaught.train.folder import RunFolder
 from selftaught.train.loop import Trainer
@@ -33,8 +33,8 @@ def write_outcome(
     with trainer.measuring():
         first = fetch(order[:_SHOWN], config.steps).to(trainer.device)
         seen = [s._replace(read=s.read.cpu()) for s in trainer.task.rebuilt(first)]
-        names, counts = _confusions(trainer, fetch, order[:_ASKED])
-    if not run.writes or not (seen or names):
+        asked = _confusions(trainer, fetch, order[:_ASKED])
+    if not run.writes or not (seen or asked):
         return
     found: dict[str, Any] = {"samples": len(first)}
     if seen:
@@ -43,23 +43,27 @@ def write_outcome(
             with disk.replacing(run.path / PICTURES) as temporary:
                 picture(grid).save(temporary, "png")
             found["pictures"] = [s.name for s in seen]
-    if names:
-        found |= {"answers": list(names), "counts": counts.tolist()}
+    found |= asked
     disk.write_json(run.path / OUTCOME, found)
 
 
-def _confusions(
-    trainer: Trainer, fetch: Callable[[np.ndarray, int], Batch], positions: np.ndarray
-) -> tuple[tuple[str, ...], torch.Tensor]:
-    """Names of the answers, and how often each was said where each is right: [right, said]."""
-    names, counts = (), torch.zeros(0, 0, dtype=torch.long)
-    size = max(1, trainer.config.batch // trainer.config.accumulate)
+def _confusions(trainer: Trainer, fetch: Callable[[np.ndarray, int], Batch], positions: np.ndarray) -> dict[str, Any]:
+    """Names of the answers, how often each was said where each is right, [right, said], and how often a guess is right; nothing
+    where the task gives no answers."""
+    found: Answers | None = None
+    counts = torch.zeros(0, 0, dtype=torch.long)
+    size = max(
+        1, trainer.config.batch // (trainer.config.accumulate * trainer.config.world)
+    )  # as many as a rank trains on
     for begin in range(0, len(positions), size):
         batch = fetch(positions[begin : begin + size], trainer.step)
         found = trainer.task.answers(batch.to(trainer.device))
         if found is None:
-            break
-        names, k = found.names, len(found.names)
+            return {}
+        k = len(found.names)
         pairs = torch.bincount((found.right * k + found.said).cpu(), minlength=k * k).view(k, k)
         counts = pairs if begin == 0 else counts + pairs
-    return names, counts
+    if found is None:
+        return {}
+    guess = 1 / len(found.names) if found.guess is None else found.guess
+    return {"answers": list(found.names), "counts": counts.tolist(), "guess": guess}

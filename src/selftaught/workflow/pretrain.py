@@ -1,6 +1,7 @@
 """pretrain: unlabelled data -> pretext task -> an encoder bundle in a run folder."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
 def _folder(request: Request, data: Any) -> Path:
     """runs/DATA-PRETEXT."""
     pretext = request.pretext if request.recipe is None else _read(Path(request.recipe)).pretext
-    return Path("runs") / f"{name_of(data)}-{Path(pretext.partition('.py')[0]).name}"
+    bare = re.sub(r"\.py(:\w*)?$", "", pretext)
+    return Path("runs") / f"{name_of(data)}-{Path(bare).name}"
 
 
 def _read(file: Path) -> Recipe:

@@ -139,7 +139,7 @@ def recommend(run: Path, data: Any, wanted: Wanted, out: Path | None, device: st
         rows = _of(model, [""], model.modality.inputs([list(wanted.items)]), wanted)
     else:
         if data is None:
-            raise UserError("name a log whose users are served, or a history with --items ID ..., or --like ID")
+            raise UserError("name a log whose users are served, or a history with --items ID --items ID, or --like ID")
         rows = _of_users(model, open_source(data, None, quiet), wanted, quiet)
     if out is not None:
         write_columns(out, {name: [row[name] for row in rows] for name in rows[0]} if rows else {})
