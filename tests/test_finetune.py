@@ -126,6 +126,26 @@ def test_a_finetuning_goes_on_as_it_began_or_not_at_all(monkeypatch: pytest.Monk
     selftaught.finetune(run, runs.pictures(), **options)
 
 
+def test_what_lies_in_a_finished_model_stays_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Known failure: the same command again wrote the bundle anew, and what others had put beside it was gone."""
+    run = tmp_path / "run"
+    selftaught.pretrain(runs.pictures(), encoder="resnet10_x0.25", steps=2, batch=16, out=run, quiet=True)
+    options: dict[str, Any] = {"labels": 4, "epochs": 1, "batch": 8, "quiet": True}
+    tuned = selftaught.finetune(run / "encoder", runs.pictures(), **options)
+    assert tuned == run / "finetune-full-4", "beside the run's bundle, not in it"
+    (tuned / "encoder" / "notes.txt").write_text("mine")
+    before = json.loads((tuned / "finetune.json").read_text())
+    assert len(before["differences"]) > 0
+    again = selftaught.finetune(run, runs.pictures(), **{**options, "scratch": False})
+    assert again == tuned
+    assert (tuned / "encoder" / "notes.txt").read_text() == "mine"
+    assert json.loads((tuned / "finetune.json").read_text()) == before, "what was compared stays in the table"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="finetune trains in one process; start it without torchrun"):
+        selftaught.finetune(run, runs.pictures(), **options)
+
+
 @pytest.mark.parametrize(("name", "where"), [("mode", "--mode"), ("classes", "the data")])
 def test_what_an_option_says_is_not_set(name: str, where: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"setting 'task.{name}' is said by {where}; leave it out"):

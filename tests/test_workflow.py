@@ -28,6 +28,7 @@ from selftaught import api
 from selftaught.data import open_data
 from selftaught.errors import UserError
 from selftaught.evaluation.features import encode
+from selftaught.train.folder import RunFolder
 from selftaught.workflow import evaluate as evaluation
 from selftaught.workflow.evaluate import Asked, split
 from selftaught.workflow.measure import evaluate as measured
@@ -287,6 +288,45 @@ def test_a_recipe_says_everything_that_the_options_said(tmp_path: Path) -> None:
     runs.succeed("pretrain", data, "--recipe", tmp_path / "first" / "recipe.json", "--out", tmp_path / "second")
     same = ("encoder/*", "log.jsonl", "seen.npy", "recipe.json")
     assert runs.files(tmp_path / "second", *same) == runs.files(tmp_path / "first", *same)
+
+
+def test_a_recipe_that_was_edited_is_another_request(run: Path, data: Path, tmp_path: Path) -> None:
+    """Known failure: the run was called complete, whatever the file said by then."""
+    recipe, out = tmp_path / "my.json", tmp_path / "out"
+    said = json.loads((run / "recipe.json").read_text())
+    recipe.write_text(json.dumps({**said, "train": {**said["train"], "steps": 2}}))
+    runs.succeed("pretrain", data, "--recipe", recipe, "--out", out)
+    assert "is complete; nothing to do" in runs.succeed("pretrain", data, "--recipe", recipe, "--out", out).err
+    recipe.write_text(json.dumps({**said, "train": {**said["train"], "steps": 3}}))
+    assert "holds another run (recipe_hash: " in runs.one_line(
+        runs.run("pretrain", data, "--recipe", recipe, "--out", out), 2
+    )
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    """Known failure: the second cut the first one's logs and removed what it was saving."""
+    one, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with one.held():
+        said = r"another process is at work in '.*run'; wait for it, or use another --out"
+        with pytest.raises(UserError, match=said), other.held():
+            pass
+        with RunFolder(tmp_path / "run", writes=False).held():  # other ranks of the same run
+            pass
+    with other.held():
+        assert other.path.is_dir()
+    assert list(other.path.iterdir()) == []
+
+
+def test_what_a_request_that_never_began_left_is_not_the_next_ones(tmp_path: Path) -> None:
+    """Known failure: after two kills a run was trained by the recipe of a request before it."""
+    run = RunFolder(tmp_path / "run")
+    run.begin({"lr": 0.5})
+    (run.path / "recipe.json").write_text("{}")
+    run.begin({"lr": 0.5})
+    assert (run.path / "recipe.json").is_file()
+    assert not run.claim({"lr": 0.1})
+    run.begin({"lr": 0.1})
+    assert not (run.path / "recipe.json").exists()
 
 
 def test_seed_changes_the_encoder(simclr: Path, data: Path, tmp_path: Path) -> None:

@@ -49,18 +49,29 @@ class Bundle:
             return self.encoder(self.modality.plain(batch)).pooled
 
 
+def is_there(folder: Path) -> bool:
+    """Whether a whole bundle lies in `folder`: it appears at once."""
+    return (folder / "config.json").is_file()
+
+
 def modality_from_json(kind: str, data: dict[str, Any], folder: Path | None = None) -> Modality:
     """The preprocessing that `Modality.to_json` described, of one kind of data; its files lie in `folder`."""
+    try:
+        there = [] if folder is None or kind == "image" else [p for p in folder.iterdir() if p.is_file()]
+        files = {p.name: p.read_text("utf-8") for p in there}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"'{folder}' cannot be read: {error}") from error
+    return modality_of(kind, data, files)
+
+
+def modality_of(kind: str, data: dict[str, Any], files: dict[str, str]) -> Modality:
+    """The same from the files' texts, by name."""
     if kind == "image":
         from selftaught.modality.image import ImageModality
 
         return ImageModality.from_json(data)
     if kind not in ("text", "event"):
         raise UserError(f"kind of data '{kind}' is unknown to this version; known: image, text, event")
-    try:
-        files = {} if folder is None else {p.name: p.read_text("utf-8") for p in folder.iterdir() if p.is_file()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"'{folder}' cannot be read: {error}") from error
     if kind == "event":
         from selftaught.modality.event import EventModality
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from selftaught.batch import Batch, Step
 from selftaught.downstream.base import Downstream
 from selftaught.encoders import Encoder
+from selftaught.errors import UserError
 from selftaught.modality.base import Modality
 
 
@@ -22,6 +23,10 @@ class Classify(Downstream):
         classes: int
         mode: str = "full"
         smoothing: float = 0.0
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.smoothing < 1:
+                raise UserError(f"setting 'task.smoothing' is {self.smoothing}; it must be in [0, 1)")
 
     def __init__(self, encoder: Encoder, modality: Modality, config: Config) -> None:
         super().__init__(encoder, modality, config.mode)

@@ -60,7 +60,7 @@ def difference(a: Bool[Tensor, "draws n"], b: Bool[Tensor, "draws n"], *, seed: 
     low, high = np.quantile(_resample(gap, seed), [0.025, 0.975])
     favour = gap.sum(0)
     more, fewer = int((favour > 0).sum()), int((favour < 0).sum())
-    if more != fewer and binomtest(more, more + fewer).pvalue >= 0.05:
+    if more == fewer or binomtest(more, more + fewer).pvalue >= 0.05:
         low, high = min(low, 0.0), max(high, 0.0)
     return Interval(float(gap.mean()), float(low), float(high))
 

@@ -31,6 +31,11 @@ class Ranks:
         return self.rank == 0
 
 
+def under_torchrun() -> bool:
+    """Whether torchrun started several processes, of which this is one."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def join(device: str) -> Ranks:
     """Join the process group that torchrun set up, if any: gloo on CPU, NCCL on CUDA."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -81,6 +86,20 @@ def first_then_others(ranks: Ranks, prepare: Callable[[], T]) -> T:
     return found
 
 
+def told_by_first(ranks: Ranks, make: Callable[[], str]) -> str:
+    """What the first rank makes, on every rank; however long that takes."""
+    if ranks.world == 1:
+        return make()
+    waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    made = torch.frombuffer(bytearray(make().encode()), dtype=torch.uint8) if ranks.first else torch.empty(0)
+    size = torch.tensor(len(made))
+    dist.broadcast(size, 0, waiting)
+    if not ranks.first:
+        made = torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(made, 0, waiting)
+    return made.numpy().tobytes().decode()
+
+
 def gather(values: Tensor, device: torch.device) -> Tensor:
     """The values [n] of every rank, rank after rank, [world * n]; all ranks have equally many."""
     if not dist.is_initialized():
@@ -122,4 +141,8 @@ def share(task: nn.Module, strategy: str, ranks: Ranks, device: torch.device) ->
 
         fully_shard(task)
         return task
-    return DistributedDataParallel(task, device_ids=[device.index] if device.type == "cuda" else None)
+    # By default buckets of gradients are laid out anew after the first step of a process, and sums over three ranks or more
+    # depend on the layout to the last bit: a resumed run would differ. Looking for unused weights keeps the first layout.
+    return DistributedDataParallel(
+        task, device_ids=[device.index] if device.type == "cuda" else None, find_unused_parameters=True
+    )

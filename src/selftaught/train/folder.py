@@ -1,8 +1,10 @@
 """The run folder: the recipe that owns it and logs that a resumed run continues without a seam."""
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,35 @@ class RunFolder:
         if self.writes:
             with disk.filling(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
-            disk.write_json(self.path / "request.json", request)
+            file = self.path / "request.json"
+            if file.is_file() and differences(load_json(file), request):
+                (self.path / "recipe.json").unlink(missing_ok=True)  # of the request that never began
+            disk.write_json(file, request)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else writes into the folder meanwhile, which is made where it is not there. UserError where another process
+        is at it."""
+        if not self.writes:
+            yield
+            return
+        lock = self.path / ".request.json.lock"
+        with disk.filling(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is at work in '{self.path}'; wait for it, or use another --out"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add a line to a log. RunStopped on a full disk."""

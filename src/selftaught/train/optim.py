@@ -47,7 +47,10 @@ class OptimConfig:
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "betas": (all(0 <= b < 1 for b in self.betas), "in [0, 1)"),
             "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
-            "warmup": (0 <= self.warmup < 1 or self.warmup == int(self.warmup) > 0, "a share below 1 or whole steps"),
+            "warmup": (
+                0 <= self.warmup < 1 or (self.warmup > 0 and self.warmup % 1 == 0),
+                "a share below 1 or whole steps",
+            ),
             "min_lr_ratio": (0 <= self.min_lr_ratio <= 1, "in [0, 1]"),
             "layer_decay": (self.layer_decay is None or 0 < self.layer_decay <= 1, "in (0, 1], or None"),
             "clip_norm": (self.clip_norm is None or self.clip_norm > 0, "above 0, or None"),

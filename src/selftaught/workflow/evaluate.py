@@ -210,8 +210,9 @@ class Partial:
 
 
 def home(run: Path) -> Path:
-    """The folder that results go to: the run's, also where its bundle is named."""
-    return run.parent if run.name == "encoder" and (run.parent / "recipe.json").is_file() else run
+    """The folder that results go to: the run's or the fine-tuned model's, also where its bundle is named."""
+    of_run = any((run.parent / name).is_file() for name in ("recipe.json", "finetune.json"))
+    return run.parent if run.name == "encoder" and of_run else run
 
 
 class Shifted:

@@ -18,8 +18,9 @@ from selftaught.train import checkpoint, distributed
 from selftaught.train.config import TrainConfig
 from selftaught.train.folder import RunFolder
 from selftaught.train.loop import Trainer, fit
+from selftaught.train.optim import OptimConfig
 from selftaught.train.order import LOADERS, Order
-from selftaught.workflow.evaluate import seen_hashes
+from selftaught.workflow.evaluate import home, seen_hashes
 from selftaught.workflow.jobs import Job, job_called
 from selftaught.workflow.prepare import (
     fetcher,
@@ -60,24 +61,24 @@ def finetune(
     """Fine-tune, test, and write finetune.json; returns the folder, which `predict` reads."""
     label_budget(budget.labels)
     positive(epochs=budget.epochs, batch=budget.batch, lr=budget.lr)
+    if distributed.under_torchrun():
+        raise UserError("finetune trains in one process; start it without torchrun")
     job, seed = job_called(task), budget.seed
     changes = sections(budget.settings, ("optim", "train", "task"))
-    if (ema := changes.get("train", {}).get("ema")) is not None:  # of the encoder alone: the head would not fit it
-        raise UserError(f"setting 'train.ema' is {ema}, and finetune keeps no averaged encoder; leave it out")
+    _check(changes, budget)
     settings = job.settings(budget.mode, changes.pop("task", {}))
     loaded = bundle.load(run)
     where = pick_device(device)
     torch.set_num_threads(pick_threads())
-    path = out or run / f"{job.folder}-{budget.mode}-{budget.labels:g}"
+    path = out or home(run) / f"{job.folder}-{budget.mode}-{budget.labels:g}"
     parts = job.parts(run, loaded, data, test, quiet)
-    request = {**to_json(budget), "task": task, "data": str(data), "recipe_hash": loaded.info.get("recipe_hash")}
-    request |= {"data_hash": parts.train.fingerprint, "test_hash": parts.test.fingerprint}
-    request["encoder_hash"] = disk.file_hash(bundle.find(run) / bundle.WEIGHTS)
+    request = {**to_json(budget), "task": task, "data": str(data), **_hashes(run, loaded, parts)}
     facts = job.facts(parts, settings)
     index = job.draw(parts, budget.labels, seed)
     own = {"optim": {"lr": budget.lr} if budget.lr else {}, "train": {"batch": budget.batch} if budget.batch else {}}
     before, taught = seen_hashes(run), job.hashes(parts, index)
     rows, found, labels = [], {}, budget.labels if budget.labels <= 1 else round(budget.labels)
+    scratch = scratch or bundle.is_there(path / "scratch" / "encoder")  # what was compared before stays in the table
     starts = [("pretrained", path, True)] + ([("from_scratch", path / "scratch", False)] if scratch else [])
     for name, folder, pretrained in starts:
         mode = budget.mode if pretrained else "full"  # a frozen random encoder is no baseline of training
@@ -94,7 +95,10 @@ def finetune(
             seen = np.union1d(before, taught) if pretrained else np.unique(taught)
             with disk.filling(folder):
                 np.save(folder / "seen.npy", seen)
-        _save(job, model, folder, facts, loaded.info)
+        if not bundle.is_there(
+            folder / "encoder"
+        ):  # else it is of the same request, and others may have put things beside it
+            _save(job, model, folder, facts, loaded.info)
     result: dict[str, Any] = {"protocol": parts.protocol, "data_hash": parts.test.fingerprint, "rows": rows}
     if scratch:
         result |= _compared(job, found, seed)
@@ -104,6 +108,34 @@ def finetune(
 
         show(results_table(result))
     return path
+
+
+def _hashes(run: Path, loaded: bundle.Bundle, parts: Any) -> dict[str, Any]:
+    """What the encoder and the data are, whatever their names."""
+    return {
+        "recipe_hash": loaded.info.get("recipe_hash"),
+        "data_hash": parts.train.fingerprint,
+        "test_hash": parts.test.fingerprint,
+        "encoder_hash": disk.file_hash(bundle.find(run) / bundle.WEIGHTS),
+    }
+
+
+def _check(changes: dict[str, Any], budget: Budget) -> None:
+    """Refuse settings that an option says, or that are not for fine-tuning."""
+    elsewhere = {"steps": "--epochs", "batch": "--batch", "seed": "--seed", "device": "--device", "optim": "optim.NAME"}
+    train = changes.get("train", {})
+    for name, where in elsewhere.items():
+        if name in train:
+            raise UserError(f"setting 'train.{name}' is given by {where}; leave it out of --set")
+    for name in ("world", "strategy"):
+        if name in train:
+            raise UserError(f"setting 'train.{name}' is of several processes, and finetune trains in one; leave it out")
+    if (ema := train.get("ema")) is not None:  # of the encoder alone: the head would not fit it
+        raise UserError(f"setting 'train.ema' is {ema}, and finetune keeps no averaged encoder; leave it out")
+    optim = changes.get("optim", {})
+    if budget.lr is not None and "lr" in optim:
+        raise UserError("--lr and setting 'optim.lr' both say the learning rate; give one")
+    from_json(OptimConfig, optim, "optim")
 
 
 def _compared(job: Job, found: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -186,27 +218,34 @@ def _fit(
     what: str,
 ) -> None:
     """Train a task to the end, from its last checkpoint where there is one."""
-    order = Order(len(index), config.batch, config.seed)
     _claim(run, request)
-    run.begin(request)
-    trainer = Trainer(task, config, distributed.Ranks(), task.layer_of)
+    with run.held():
+        run.begin(request)
+        checkpoint.clean(run.checkpoints)
+        trainer = Trainer(task, config, distributed.Ranks(), task.layer_of)
+        _restore(trainer, config, run)
+        disk.write_json(run.path / "train.json", to_json(config))
+        order = Order(len(index), config.batch, config.seed)
+        outcome = fit(trainer, fetcher(source, index, config.seed, labels=True), order, run, (), quiet, what)
+    if outcome.stopped_by is not None:
+        raise Interrupted(outcome.stopped_by, outcome.steps, config.steps)
+
+
+def _restore(trainer: Trainer, config: TrainConfig, run: RunFolder) -> None:
+    """Go on from the last checkpoint where there is one; UserError where it began with other settings."""
     saved, passed = checkpoint.load_last(run.checkpoints)
     for line in passed:
         say(f"passed over: {line}")
-    if saved is not None:
-        now = to_json(config)
-        was = load_json(run.path / "train.json") if (run.path / "train.json").is_file() else now
-        if (changed := differences(was, now)) and saved.step < config.steps:
-            raise UserError(
-                f"'{run.path}' began otherwise ({'; '.join(changed[:3])}); go on as it began, or use another --out"
-            )
-        trainer.restore(saved, run)
-    else:
+    if saved is None:
         run.cut_logs({})
-    disk.write_json(run.path / "train.json", to_json(config))
-    outcome = fit(trainer, fetcher(source, index, config.seed, labels=True), order, run, (), quiet, what)
-    if outcome.stopped_by is not None:
-        raise Interrupted(outcome.stopped_by, outcome.steps, config.steps)
+        return
+    now = to_json(config)
+    was = load_json(run.path / "train.json") if (run.path / "train.json").is_file() else now
+    if (changed := differences(was, now)) and saved.step < config.steps:
+        raise UserError(
+            f"'{run.path}' began otherwise ({'; '.join(changed[:3])}); go on as it began, or use another --out"
+        )
+    trainer.restore(saved, run)
 
 
 def _save(job: Job, task: Downstream, folder: Path, facts: dict[str, Any], info: dict[str, Any]) -> None:

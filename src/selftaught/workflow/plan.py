@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from selftaught import rng
+from selftaught.bundle import modality_of
 from selftaught.data import Source
 from selftaught.data.asked import cut
 from selftaught.data.cache import show_bytes
@@ -26,6 +27,7 @@ from selftaught.modality.base import Modality
 from selftaught.pretext import Pretext, find
 from selftaught.recipe import Recipe
 from selftaught.settings import from_json, merged, sections, to_json
+from selftaught.train import distributed
 from selftaught.train.config import TrainConfig
 from selftaught.train.distributed import Ranks, agree
 from selftaught.train.loop import NotFinite, Trainer, out_of_memory
@@ -116,6 +118,8 @@ def check(request: Request) -> None:
     if not 0 < request.holdout < 1:
         raise UserError(f"--holdout {request.holdout:g} is not between 0 and 1; use for example 0.1")
     changes = _changes(request)
+    if request.lr is not None and "lr" in changes.get("optim", {}):
+        raise UserError("--lr and setting 'optim.lr' both say the learning rate; give one")
     kind = find(request.pretext)
     from_json(kind.Config, changes.get("pretext", {}), "pretext")
     from_json(OptimConfig, changes.get("optim", {}), "optim")
@@ -161,7 +165,7 @@ def resolve(
     _check_data(request.pretext, task, source)
     for other in set(changes) & set(KINDS) - {kind.name}:
         raise UserError(f"setting '{other}.{next(iter(changes[other]))}' is for {other} data, and this is {kind.name}")
-    modality, encoder = _begin(request, kind, source, split[0], device, task.needs, changes)
+    modality, encoder = _begin(request, kind, source, split[0], device, task.needs, changes, ranks)
     if request.general is not None and encoder.weights is None:
         raise UserError(
             "--general guards what pretrained weights know, and this run begins with random ones; name weights with "
@@ -223,13 +227,14 @@ def _begin(
     device: str,
     needs: frozenset[str],
     changes: dict[str, dict[str, Any]],
+    ranks: Ranks,
 ) -> tuple[Modality, EncoderConfig]:
     """Preprocessing and encoder: those of an earlier run that goes on, or made for the data and the machine."""
     settings = changes.get(kind.name, {})
     start = start_of(request.encoder, kind.name, request.size, settings)
     if start is None:
         size = request.size or kind.pick_size(source, device, needs)
-        modality = kind.fit(source, size, train, settings, request.encoder)
+        modality = _fitted(kind, ranks, lambda: kind.fit(source, size, train, settings, request.encoder))
         name = kind.choose(size, device, needs) if request.encoder == "auto" else request.encoder
         encoder = kind.encoder(name, size, source, modality)
     else:
@@ -239,6 +244,19 @@ def _begin(
             raise UserError(f"--weights and --encoder {request.encoder} both name weights; give one")
         encoder = dataclasses.replace(encoder, weights=request.weights)
     return modality, from_json(EncoderConfig, merged(to_json(encoder), changes.get("encoder", {})), "encoder")
+
+
+def _fitted(kind: Kind, ranks: Ranks, fit: Callable[[], Modality]) -> Modality:
+    """Preprocessing as the first rank fits it: a tokenizer that breaks ties by chance would be another one on each."""
+    if ranks.world == 1:
+        return fit()
+
+    def made() -> str:
+        modality = fit()
+        return json.dumps({"settings": modality.to_json(), "files": modality.files()})
+
+    found = json.loads(distributed.told_by_first(ranks, made))
+    return modality_of(kind.name, found["settings"], found["files"])
 
 
 def _pick_batch(n: int, world: int, largest: int) -> int:

@@ -48,7 +48,10 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     check(request)
     path = out or _folder(request, data)
     # Before the ranks meet: what one of them writes later must not look like an older run to another.
-    resumed = RunFolder(path, writes=False).claim(to_json(request))
+    claimed = to_json(request)
+    if request.recipe is not None:  # a file of that name that says something else is another request
+        claimed["recipe_hash"] = digest(_read(Path(request.recipe)))
+    resumed = RunFolder(path, writes=False).claim(claimed)
     said = path / "recipe.json" if resumed and (path / "recipe.json").is_file() else request.recipe
     recipe = None if said is None else _read(Path(said))
     device = pick_device(request.device) if recipe is None else _device_of(recipe, Path(str(said)))
@@ -65,6 +68,7 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
         _same_circumstances(recipe, source, other, ranks)
     if complete:
         tell(f"run '{path}' is complete; nothing to do. Another --out or --seed starts a new one")
+        distributed.leave()
         return path
     split = _split(source, request.holdout if recipe is None else recipe.holdout)
     if recipe is None:
@@ -83,19 +87,25 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     guard = None if other is None else guard_of(recipe, other, seen, resolved.modality, resolved.training)
     seen = _with_earlier(seen, recipe, tell)
     torch.set_num_threads(recipe.train.threads)
-    if ranks.first:
-        run.begin(to_json(request))
-        with disk.filling(run.path):
-            bundle.write_files(run.path, resolved.modality)  # before the recipe, which cannot be read without them
-        disk.write_json(run.path / "recipe.json", to_json(recipe))
-        disk.write_json(run.path / "data.json", _data_facts(source, *split))
-        with disk.filling(run.path):
-            np.save(run.path / "seen.npy", seen)
-    outcome = _train(resolved, guard, run, ranks, tell, quiet)
+    with run.held():
+        if ranks.first:
+            run.begin(claimed)
+            _describe(run.path, resolved, _data_facts(source, *split), seen)
+        outcome = _train(resolved, guard, run, ranks, tell, quiet)
     distributed.leave()
     if outcome.stopped_by is not None:
         raise Interrupted(outcome.stopped_by, outcome.steps, recipe.train.steps)
     return path
+
+
+def _describe(path: Path, resolved: Resolved, facts: dict[str, Any], seen: np.ndarray) -> None:
+    """Write what a run is of."""
+    with disk.filling(path):
+        bundle.write_files(path, resolved.modality)  # before the recipe, which cannot be read without them
+    disk.write_json(path / "recipe.json", to_json(resolved.recipe))
+    disk.write_json(path / "data.json", facts)
+    with disk.filling(path):
+        np.save(path / "seen.npy", seen)
 
 
 def _folder(request: Request, data: Any) -> Path:
