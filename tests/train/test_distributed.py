@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -283,6 +284,20 @@ def test_all_ranks_read_as_the_first_does(tmp_path: Path) -> None:
     """Known failure: each rank trained a tokenizer of its own, and taught by ids that meant other pieces."""
     runs.on_ranks(_told, str(tmp_path))
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
+
+
+@pytest.mark.slow
+def test_three_ranks_resume_to_the_same_bits(tmp_path: Path) -> None:
+    """Known failure: DDP laid its buckets out anew after a process' first step, and a ring of three adds by where a number lies."""
+    words = ["pretrain", runs.pictures(), "--encoder", "resnet10_x0.5", "--steps", 8, "--batch", 24, "--holdout", 0.25]
+    words += ["--set", "train.save_every=4", "--set", "train.precision=fp32", "--out"]
+    _succeed(*words, tmp_path / "whole", world=3)
+    shutil.copytree(tmp_path / "whole", tmp_path / "half")
+    for left in ("encoder", "checkpoints/step-00000008"):
+        shutil.rmtree(tmp_path / "half" / left)
+    _succeed(*words, tmp_path / "half", world=3)
+    same = ("encoder/*", "log.jsonl", "health.jsonl")
+    assert runs.files(tmp_path / "half", *same) == runs.files(tmp_path / "whole", *same)
 
 
 @pytest.mark.slow
