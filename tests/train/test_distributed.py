@@ -288,7 +288,7 @@ def test_all_ranks_read_as_the_first_does(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_three_ranks_resume_to_the_same_bits(tmp_path: Path) -> None:
-    """Known failure: DDP laid its buckets out anew after a process' first step, and a ring of three adds by where a number lies."""
+    """Known failure: DDP lays its buckets out anew after a first step, and a ring of three adds by where a number lies."""
     words = ["pretrain", runs.pictures(), "--encoder", "resnet10_x0.5", "--steps", 8, "--batch", 24, "--holdout", 0.25]
     words += ["--set", "train.save_every=4", "--set", "train.precision=fp32", "--out"]
     _succeed(*words, tmp_path / "whole", world=3)
