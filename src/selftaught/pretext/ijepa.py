@@ -27,7 +27,11 @@ _OTHERS = 64  # layouts whose least context is what every picture shows
 
 
 class IJEPA(Pretext):
-    """Context encoder f, predictor g and target encoder f': g(f(context), place) comes near f'(picture) at the place."""
+    """Context encoder f, predictor g and target encoder f': g(f(context), place) comes near f'(picture) at the place.
+
+    The bundle keeps f. The authors evaluate f', which after the steps of a small machine is still half its first weights; `train.ema`
+    keeps another average of f.
+    """
 
     @dataclass(frozen=True)
     class Config:
