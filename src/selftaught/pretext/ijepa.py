@@ -29,8 +29,8 @@ _OTHERS = 64  # layouts whose least context is what every picture shows
 class IJEPA(Pretext):
     """Context encoder f, predictor g and target encoder f': g(f(context), place) comes near f'(picture) at the place.
 
-    The bundle keeps f. The authors evaluate f', which after the steps of a small machine is still half its first weights; `train.ema`
-    keeps another average of f.
+    The bundle keeps f. The authors evaluate f', which after the steps of a small machine is still half its first weights;
+    `train.ema` keeps another average of f.
     """
 
     @dataclass(frozen=True)
