@@ -52,10 +52,8 @@ class Asked:
             elif option == "train" and value is None:
                 continue
             elif value != defaults[option]:
-                many = [
-                    f"{v:g}" if isinstance(v, float) else str(v)
-                    for v in (value if isinstance(value, tuple) else (value,))
-                ]
+                given = value if isinstance(value, tuple) else (value,)
+                many = [f"{v:g}" if isinstance(v, float) else str(v) for v in given]
                 # Amounts follow one another; of encoders each has the option before it.
                 words += [f"--{option}", *many] if option == "labels" else [w for v in many for w in (f"--{option}", v)]
         return words

@@ -95,9 +95,8 @@ def finetune(
             seen = np.union1d(before, taught) if pretrained else np.unique(taught)
             with disk.filling(folder):
                 np.save(folder / "seen.npy", seen)
-        if not bundle.is_there(
-            folder / "encoder"
-        ):  # else it is of the same request, and others may have put things beside it
+        # One that is there is of the same request, and others may have put things into its folder.
+        if not bundle.is_there(folder / "encoder"):
             _save(job, model, folder, facts, loaded.info)
     result: dict[str, Any] = {"protocol": parts.protocol, "data_hash": parts.test.fingerprint, "rows": rows}
     if scratch:

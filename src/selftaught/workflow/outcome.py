@@ -52,9 +52,8 @@ def _confusions(trainer: Trainer, fetch: Callable[[np.ndarray, int], Batch], pos
     where the task gives no answers."""
     found: Answers | None = None
     counts = torch.zeros(0, 0, dtype=torch.long)
-    size = max(
-        1, trainer.config.batch // (trainer.config.accumulate * trainer.config.world)
-    )  # as many as a rank trains on
+    config = trainer.config
+    size = max(1, config.batch // (config.accumulate * config.world))  # as many as a rank trains on at once
     for begin in range(0, len(positions), size):
         batch = fetch(positions[begin : begin + size], trainer.step)
         found = trainer.task.answers(batch.to(trainer.device))
