@@ -105,9 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Texts of many lengths make oneDNN keep a kernel for each, 1024 at most and a megabyte each (docs/architecture.md).
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-    if (
-        "TORCHELASTIC_RUN_ID" in os.environ
-    ):  # DDP warns of a traversal that we want (train/distributed.py), past Python's filters
+    # DDP warns of a traversal that we want (train/distributed.py), past Python's filters.
+    if "TORCHELASTIC_RUN_ID" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         verb, result = tyro.extras.subcommand_cli_from_dict(

@@ -129,10 +129,8 @@ def _create(config: EncoderConfig) -> nn.Module:
             raise
         del options["img_size"]  # built for one size without being told which
         model = timm.create_model(name, pretrained=from_hub, **options)
-    if isinstance(model, VisionTransformer) and model.patch_embed.img_size != (
-        config.size,
-        config.size,
-    ):  # not by its name
+    own = model.patch_embed.img_size if isinstance(model, VisionTransformer) else None
+    if own not in (None, (config.size, config.size)):  # one that its name does not tell
         model = timm.create_model(name, pretrained=from_hub, **options, img_size=config.size)
     return model
 
@@ -261,9 +259,10 @@ def build_timm(config: EncoderConfig) -> Encoder:
             if config.weights is None:
                 init_transformer(model)
                 _sincos_positions(model)
-            if not isinstance(
+            hybrid = isinstance(
                 model.patch_embed, HybridEmbed
-            ):  # whose patches are of a convolutional network's features
+            )  # whose patches are of a convolutional network's features
+            if not hybrid:
                 return ViTEncoder(config, model)
         return TimmEncoder(config, model)  # tries it on an empty picture
     except (AttributeError, TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
