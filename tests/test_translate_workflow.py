@@ -97,7 +97,7 @@ def test_predict_writes_translations(tuned: Path, data: Path, tmp_path: Path) ->
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tuned: Path, run: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "broken"
-    for place in [("checkpoints/", 3), ("scratch/checkpoints", 5), ("translator.safetensors", 2)]:
+    for place in [("checkpoints/", 3), ("scratch/checkpoints", 5), ("translator.safetensors", 1)]:
         assert runs.run(*command(run, data, out), kill=place).code == -signal.SIGKILL, place
     runs.succeed(*command(run, data, out))
     same = ("encoder/*", "scratch/encoder/*", "log.jsonl", "scratch/log.jsonl", "finetune.json")

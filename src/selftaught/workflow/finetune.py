@@ -217,6 +217,7 @@ def _fit(
     what: str,
 ) -> None:
     """Train a task to the end, from its last checkpoint where there is one."""
+    order = Order(len(index), config.batch, config.seed)  # refuses what cannot be before the folder is taken
     _claim(run, request)
     with run.held():
         run.begin(request)
@@ -224,7 +225,6 @@ def _fit(
         trainer = Trainer(task, config, distributed.Ranks(), task.layer_of)
         _restore(trainer, config, run)
         disk.write_json(run.path / "train.json", to_json(config))
-        order = Order(len(index), config.batch, config.seed)
         outcome = fit(trainer, fetcher(source, index, config.seed, labels=True), order, run, (), quiet, what)
     if outcome.stopped_by is not None:
         raise Interrupted(outcome.stopped_by, outcome.steps, config.steps)
