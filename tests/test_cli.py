@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -545,3 +546,25 @@ def test_damaged_bundle(refused: Refused, run: Path, tmp_path: Path, damage: str
 def test_data_of_a_type_that_is_none_is_refused_in_python_too() -> None:
     with pytest.raises(UserError, match="data of type int cannot be opened; pass "):
         api.pretrain(7, steps=1)
+
+
+def test_ctrl_c_within_a_lock_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Known failure: a traceback, "release unlocked lock", where Ctrl-C fell between a wait and its release."""
+
+    def caught_between(*words: object, **options: object) -> None:
+        lock = threading.Lock()
+        with lock:
+            lock.release()
+            raise KeyboardInterrupt
+
+    def broken(*words: object, **options: object) -> None:
+        raise RuntimeError("of another kind")
+
+    monkeypatch.setattr(cli.tyro.extras, "subcommand_cli_from_dict", caught_between)
+    assert cli.main(["tasks"]) == 130
+    assert capsys.readouterr().err == "selftaught: interrupted; type the same command to go on\n"
+    monkeypatch.setattr(cli.tyro.extras, "subcommand_cli_from_dict", broken)
+    with pytest.raises(RuntimeError, match="of another kind"):
+        cli.main(["tasks"])

@@ -119,7 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         say(f"selftaught: {error}")
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not _interrupted(error):
+            raise
         say("selftaught: interrupted; type the same command to go on")
         return 130
     except BrokenPipeError:  # the reader of our output (head, less) has gone
@@ -134,6 +136,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"selftaught: {full or f'{error.filename}: {error.strerror}'}")
         return 2 if full is None else full.exit_code
     return 0
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether it is Ctrl-C, or what came of it: one that falls into a lock of `threading` ends as its RuntimeError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 if __name__ == "__main__":
