@@ -306,13 +306,13 @@ def test_a_recipe_that_was_edited_is_another_request(run: Path, data: Path, tmp_
 def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
     """Known failure: the second cut the first one's logs and removed what it was saving."""
     one, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
-    with one.held():
+    with one.locked():
         said = r"another process is at work in '.*run'; wait for it, or use another --out"
-        with pytest.raises(UserError, match=said), other.held():
+        with pytest.raises(UserError, match=said), other.locked():
             pass
-        with RunFolder(tmp_path / "run", writes=False).held():  # other ranks of the same run
+        with RunFolder(tmp_path / "run", writes=False).locked():  # other ranks of the same run
             pass
-    with other.held():
+    with other.locked():
         assert other.path.is_dir()
     assert list(other.path.iterdir()) == []
 

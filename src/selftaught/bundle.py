@@ -123,7 +123,7 @@ def find(path: Path) -> Path:
     if path.is_file():
         raise UserError(f"'{path}' is a file; name a run folder or an encoder bundle (a pickle is never opened)")
     for folder in (path / "encoder", path):
-        if (folder / "config.json").is_file() and (folder / WEIGHTS).is_file():
+        if is_there(folder) and (folder / WEIGHTS).is_file():
             return folder
     if (path / "request.json").is_file():
         raise UserError(f"run '{path}' has no encoder yet; type its pretrain command again to finish it")
@@ -132,13 +132,18 @@ def find(path: Path) -> Path:
 
 def architecture(path: Path) -> EncoderConfig:
     """What the encoder of a run folder or bundle is, without its weights."""
-    return from_json(EncoderConfig, load_json(find(path) / "config.json").get("encoder"), "encoder")
+    return _architecture(load_json(find(path) / "config.json"))
+
+
+def _architecture(config: dict[str, Any]) -> EncoderConfig:
+    return from_json(EncoderConfig, config.get("encoder"), "encoder")
 
 
 def load(path: Path) -> Bundle:
     """Load the encoder of a run folder or bundle, on the CPU, in evaluation mode."""
-    folder, encoder_config = find(path), architecture(path)
+    folder = find(path)
     config = load_json(folder / "config.json")
+    encoder_config = _architecture(config)
     # The weights come from the bundle, so neither the hub nor the file they once came from is asked again.
     encoder = build(encoder_config.bare())
     try:

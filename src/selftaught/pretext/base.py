@@ -53,7 +53,7 @@ class Pretext(nn.Module, ABC):
         kept: modules beside the encoder that its bundle keeps, {name of the file: attribute}.
         splits_batch: whether micro-batches of an accumulated step give the same gradient as the whole batch; not so for
             losses that compare the samples of a batch, or take the mean over what differs in number.
-        steady: parts whose learning rate stays at its peak, by their attribute's name.
+        constant_lr: parts whose learning rate stays at its peak, by their attribute's name.
         running: whether it takes pieces of running text (`Modality.running`).
         continues: whether it learns how a text goes on, by its encoder's embeddings: what `selftaught generate` asks of it.
     """
@@ -69,7 +69,7 @@ class Pretext(nn.Module, ABC):
     collapses: ClassVar[bool] = True
     kept: ClassVar[dict[str, str]] = {}
     splits_batch: ClassVar[bool] = True
-    steady: ClassVar[frozenset[str]] = frozenset()
+    constant_lr: ClassVar[frozenset[str]] = frozenset()
     running: ClassVar[bool] = False
     continues: ClassVar[bool] = False
 

@@ -36,7 +36,7 @@ class SimSiam(TwoViews):
     wants = frozenset({"variety"})
     last_norm = True
     splits_batch = True
-    steady = frozenset({"predictor"})  # section 4.2: its rate does not decay
+    constant_lr = frozenset({"predictor"})  # section 4.2: its rate does not decay
     published_view: ClassVar[dict[str, Any]] = {  # section 3, baseline settings: MoCo v2's
         "crop_scale": (0.2, 1.0),
         "brightness": 0.4,

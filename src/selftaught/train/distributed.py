@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -72,12 +72,16 @@ def same(value: int, device: torch.device) -> bool:
     return not agree(spread != value, device)
 
 
+def _patient() -> Any:
+    """A group of its own: the one that trains gives up after ten minutes, and preparing may take hours."""
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
 def first_then_others(ranks: Ranks, prepare: Callable[[], T]) -> T:
     """What `prepare` returns on each rank: the first one runs it alone, and the others find what it left on disk."""
     if ranks.world == 1:
         return prepare()
-    # A group of its own: the one that trains gives up after ten minutes, and preparing may take hours.
-    waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    waiting = _patient()
     if not ranks.first:
         dist.barrier(waiting)
     found = prepare()
@@ -87,10 +91,8 @@ def first_then_others(ranks: Ranks, prepare: Callable[[], T]) -> T:
 
 
 def told_by_first(ranks: Ranks, make: Callable[[], str]) -> str:
-    """What the first rank makes, on every rank; however long that takes."""
-    if ranks.world == 1:
-        return make()
-    waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    """What the first of several ranks makes, on every rank; however long that takes."""
+    waiting = _patient()
     made = torch.frombuffer(bytearray(make().encode()), dtype=torch.uint8) if ranks.first else torch.empty(0)
     size = torch.tensor(len(made))
     dist.broadcast(size, 0, waiting)

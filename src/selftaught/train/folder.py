@@ -68,7 +68,7 @@ class RunFolder:
             disk.write_json(file, request)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Nobody else writes into the folder meanwhile, which is made where it is not there. UserError where another process
         is at it."""
         if not self.writes:

@@ -117,7 +117,7 @@ class Trainer:
         config = self.config
         self._seed(rng.fold(config.seed, _MODULES, self.step, self.ranks.rank) >> 1)
         lr = lr_at(self.step, config.steps, config.optim)
-        set_lr(self.optimizer, lr, steady=lr_at(self.step, config.steps, replace(config.optim, min_lr_ratio=1.0)))
+        set_lr(self.optimizer, lr, constant_lr=lr_at(self.step, config.steps, replace(config.optim, min_lr_ratio=1.0)))
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for part in _micro_batches(batch, config.accumulate):

@@ -67,8 +67,8 @@ def parameter_groups(module: nn.Module, config: OptimConfig, layer_of: LayerOf |
     embeddings, position tables and class or mask tokens are not (see _is_map).
 
     layer_of: the depth of a parameter by its name, 0 at the input; needed by config.layer_decay, ignored without it.
-    Each group has "params", "weight_decay", "lr" (at the peak), "lr_factor", "steady" and, for LARS, "adapt". Steady are those of
-    the parts that the module names in `steady`: their rate stays at its peak.
+    Each group has "params", "weight_decay", "lr" (at the peak), "lr_factor", "constant_lr" and, for LARS, "adapt". Parts that the
+    module names in `constant_lr` keep their peak rate.
     Raises UserError for layer_decay without layer_of and for a module without trainable parameters.
     """
     if config.layer_decay is not None and layer_of is None:
@@ -85,8 +85,8 @@ def parameter_groups(module: nn.Module, config: OptimConfig, layer_of: LayerOf |
     groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
     for name, p in named:
         decayed = _is_map(name, p) and id(p) not in embeddings
-        steady = name.partition(".")[0] in getattr(module, "steady", ())
-        group = groups.setdefault((depth[name], decayed, steady), {"params": [], "steady": steady})
+        constant_lr = name.partition(".")[0] in getattr(module, "constant_lr", ())
+        group = groups.setdefault((depth[name], decayed, constant_lr), {"params": [], "constant_lr": constant_lr})
         group["params"].append(p)
         group["weight_decay"] = config.weight_decay if decayed else 0.0
         group["lr_factor"] = ratio ** (top - depth[name])
@@ -182,8 +182,8 @@ def lr_at(step: int, steps: int, config: OptimConfig) -> float:
     return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)
 
 
-def set_lr(optimizer: Optimizer, lr: float, steady: float | None = None) -> None:
-    """Give every group of parameter_groups its learning rate: `lr`, or `steady` (None: `lr`, too) where the group is that, times
-    the group's lr_factor."""
+def set_lr(optimizer: Optimizer, lr: float, constant_lr: float | None = None) -> None:
+    """Give every group of parameter_groups its learning rate: `lr`, or `constant_lr` (None: `lr` too) where the group keeps it,
+    times the group's lr_factor."""
     for group in optimizer.param_groups:
-        group["lr"] = (steady if group["steady"] and steady is not None else lr) * group["lr_factor"]
+        group["lr"] = (constant_lr if group["constant_lr"] and constant_lr is not None else lr) * group["lr_factor"]

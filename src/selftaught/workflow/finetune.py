@@ -30,6 +30,7 @@ from selftaught.workflow.prepare import (
     pick_threads,
     positive,
     rate_of_its_own,
+    said_once,
 )
 from selftaught.workflow.pretrain import Interrupted
 
@@ -122,19 +123,14 @@ def _hashes(run: Path, loaded: bundle.Bundle, parts: Any) -> dict[str, Any]:
 def _check(changes: dict[str, Any], budget: Budget) -> None:
     """Refuse settings that an option says, or that are not for fine-tuning."""
     elsewhere = {"steps": "--epochs", "batch": "--batch", "seed": "--seed", "device": "--device", "optim": "optim.NAME"}
+    said_once(changes, {"train": elsewhere}, budget.lr)
     train = changes.get("train", {})
-    for name, where in elsewhere.items():
-        if name in train:
-            raise UserError(f"setting 'train.{name}' is given by {where}; leave it out of --set")
     for name in ("world", "strategy"):
         if name in train:
             raise UserError(f"setting 'train.{name}' is of several processes, and finetune trains in one; leave it out")
     if (ema := train.get("ema")) is not None:  # of the encoder alone: the head would not fit it
         raise UserError(f"setting 'train.ema' is {ema}, and finetune keeps no averaged encoder; leave it out")
-    optim = changes.get("optim", {})
-    if budget.lr is not None and "lr" in optim:
-        raise UserError("--lr and setting 'optim.lr' both say the learning rate; give one")
-    from_json(OptimConfig, optim, "optim")
+    from_json(OptimConfig, changes.get("optim", {}), "optim")
 
 
 def _compared(job: Job, found: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -219,7 +215,7 @@ def _fit(
     """Train a task to the end, from its last checkpoint where there is one."""
     order = Order(len(index), config.batch, config.seed)  # refuses what cannot be before the folder is taken
     _claim(run, request)
-    with run.held():
+    with run.locked():
         run.begin(request)
         checkpoint.clean(run.checkpoints)
         trainer = Trainer(task, config, distributed.Ranks(), task.layer_of)

@@ -35,7 +35,7 @@ from selftaught.train.optim import OptimConfig
 from selftaught.train.order import LOADERS, Order, batches
 from selftaught.train.progress import clock
 from selftaught.workflow.kinds import KINDS, Kind, Training, kind_called
-from selftaught.workflow.prepare import fetcher, pick_precision, positive, rate_of_its_own
+from selftaught.workflow.prepare import fetcher, pick_precision, positive, rate_of_its_own, said_once
 from selftaught.workflow.start import size_of, start_of, take_heads
 
 _HEADS = 3  # key of the heads' initial weights
@@ -118,8 +118,6 @@ def check(request: Request) -> None:
     if not 0 < request.holdout < 1:
         raise UserError(f"--holdout {request.holdout:g} is not between 0 and 1; use for example 0.1")
     changes = _changes(request)
-    if request.lr is not None and "lr" in changes.get("optim", {}):
-        raise UserError("--lr and setting 'optim.lr' both say the learning rate; give one")
     kind = find(request.pretext)
     from_json(kind.Config, changes.get("pretext", {}), "pretext")
     from_json(OptimConfig, changes.get("optim", {}), "optim")
@@ -128,10 +126,7 @@ def check(request: Request) -> None:
 def _changes(request: Request) -> dict[str, dict[str, Any]]:
     """The settings by section."""
     changes = sections(request.settings, ("pretext", "optim", "train", "encoder", *KINDS))
-    for section, values in changes.items():
-        for name in values:
-            if where := _SAID_ELSEWHERE.get(section, {}).get(name):
-                raise UserError(f"setting '{section}.{name}' is given by {where}; leave it out of --set")
+    said_once(changes, _SAID_ELSEWHERE, request.lr)
     return changes
 
 

@@ -39,6 +39,16 @@ def label_budget(amount: float) -> None:
         raise UserError(f"--labels {amount:g} is neither a share up to 1 nor a whole number; use {round(amount)}, say")
 
 
+def said_once(changes: dict[str, dict[str, Any]], elsewhere: dict[str, dict[str, str]], lr: float | None) -> None:
+    """UserError for settings that an option or the data says (`elsewhere`, by section), and for two learning rates."""
+    for section, values in changes.items():
+        for name in values:
+            if where := elsewhere.get(section, {}).get(name):
+                raise UserError(f"setting '{section}.{name}' is given by {where}; leave it out of --set")
+    if lr is not None and "lr" in changes.get("optim", {}):
+        raise UserError("--lr and setting 'optim.lr' both say the learning rate; give one")
+
+
 def rate_of_its_own(optim: dict[str, Any], batch: int) -> None:
     """UserError for settings of `optim` that name an optimiser which the automatic learning rate, AdamW's, would not fit."""
     published = {"lars": 0.3, "sgd": 0.03}  # at batch 256: SimCLR's and MoCo's

@@ -47,10 +47,10 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     """
     check(request)
     path = out or _folder(request, data)
-    # Before the ranks meet: what one of them writes later must not look like an older run to another.
     claimed = to_json(request)
     if request.recipe is not None:  # a file of that name that says something else is another request
         claimed["recipe_hash"] = digest(_read(Path(request.recipe)))
+    # Before the ranks meet: what one of them writes later must not look like an older run to another.
     resumed = RunFolder(path, writes=False).claim(claimed)
     said = path / "recipe.json" if resumed and (path / "recipe.json").is_file() else request.recipe
     recipe = None if said is None else _read(Path(said))
@@ -59,7 +59,7 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     ranks = distributed.join(device)
     run = RunFolder(path, writes=ranks.first)
     tell: Callable[[str], None] = (lambda line: None) if quiet or not ranks.first else say
-    complete = resumed and (run.encoder / "config.json").is_file()
+    complete = resumed and bundle.is_there(run.encoder)
     limit = limit_of(request, device) if recipe is None else recipe.limit
     source = _open(data, limit, ranks, quiet or complete)
     named = opened(recipe, request.general, general)
@@ -87,7 +87,7 @@ def pretrain(request: Request, data: Any, out: Path | None, quiet: bool = False,
     guard = None if other is None else guard_of(recipe, other, seen, resolved.modality, resolved.training)
     seen = _with_earlier(seen, recipe, tell)
     torch.set_num_threads(recipe.train.threads)
-    with run.held():
+    with run.locked():
         if ranks.first:
             run.begin(claimed)
             _describe(run.path, resolved, _data_facts(source, *split), seen)
